@@ -1,0 +1,443 @@
+"""Kinetic models as immutable symbols: states, parameters, reactions, rules, observables.
+
+A model states the right-hand side
+
+    dx/dt = N v(t, x, p) + r(t, x, p)
+
+with `x` the *amounts* of the states, `N` the exact stoichiometry of the reactions, `v` their rates and `r` the rate
+rules. Nothing here computes numbers; `mechanistic.RateField` compiles a model to tensors.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar, final
+
+import sympy
+from sympy import Expr, Rational, Symbol
+
+from mechanistic.errors import ModelError, nearest
+
+V = TypeVar("V")
+
+
+@final
+class TimeSymbol(Symbol):
+    """The class of `time`; distinct from a parameter that happens to be called `time`."""
+
+    __slots__ = ()
+
+
+time = TimeSymbol("time", real=True)
+"""The model's time, for use in rate laws; a parameter of the same name stays a different symbol."""
+
+
+def symbol(name: str) -> Symbol:
+    """The symbol that stands for the state, parameter or assignment `name` in a model's expressions."""
+    return Symbol(name, real=True)
+
+
+def canonical(expression: Any) -> Expr:
+    """`expression` as a sympy expression over canonical symbols (`symbol(name)` and `time`).
+
+    Symbols are matched by name, so that `sympy.symbols("ka V")` may be used with any assumptions.
+
+    Raises:
+        TypeError: for a string; text is never parsed as mathematics.
+    """
+    if isinstance(expression, str):
+        raise TypeError(f"{expression!r} is text; write rate laws with sympy symbols, for instance symbol({expression!r})")
+    converted = sympy.sympify(expression, strict=True)
+    strangers = {
+        atom: symbol(atom.name)
+        for atom in converted.free_symbols
+        if not isinstance(atom, TimeSymbol) and atom != symbol(atom.name)
+    }
+    return converted.xreplace(strangers) if strangers else converted
+
+
+@final
+class FrozenMap(Mapping[str, V]):
+    """An immutable, hashable mapping that keeps its order."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, V] | Iterable[tuple[str, V]] = ()) -> None:
+        self._items: dict[str, V] = dict(items)
+
+    def __getitem__(self, key: str) -> V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class State:
+    """A quantity that changes in time: an amount, or whatever a rate rule moves.
+
+    Attributes:
+        name: unique in the model.
+        initial: expression over parameters.
+        unit: unit of the state, as text.
+        scale: typical size in `unit`, used for tolerances, network inputs and gates; derived when None.
+        nonnegative: whether values below zero have no meaning.
+    """
+
+    name: str
+    initial: Expr = sympy.S.Zero
+    unit: str = ""
+    scale: float | None = None
+    nonnegative: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "initial", canonical(self.initial))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A number that is constant during a simulation, with its nominal value, unit and meaning."""
+
+    name: str
+    value: float
+    unit: str = ""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", float(self.value))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """A column of the stoichiometry matrix and its rate.
+
+    Attributes:
+        name: unique in the model.
+        stoichiometry: state name to exact net coefficient; written `"2 A + B -> C"` or as a mapping.
+        rate: expression; amount per time when the coefficients are counts.
+    """
+
+    name: str
+    stoichiometry: FrozenMap[Rational]
+    rate: Expr
+
+    def __init__(self, name: str, stoichiometry: str | Mapping[str, Any], rate: Any) -> None:
+        net = parse_equation(stoichiometry) if isinstance(stoichiometry, str) else stoichiometry
+        exact = {state: sympy.nsimplify(value, rational=True) for state, value in net.items()}
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "stoichiometry", FrozenMap({s: c for s, c in exact.items() if c != 0}))
+        object.__setattr__(self, "rate", canonical(rate))
+
+    @property
+    def equation(self) -> str:
+        """The stoichiometry as text, for instance `2 A + B -> C`."""
+        return format_equation(self.stoichiometry)
+
+
+_TERM = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:/\d+)?)\s*\*?\s*)?([^\W\d]\w*)\s*")
+
+
+def parse_equation(text: str) -> dict[str, Rational]:
+    """Net stoichiometry of `"2 A + B -> C"`; either side may be empty.
+
+    Raises:
+        ModelError: when the text has no single arrow or a term is not `[coefficient] name`.
+    """
+    sides = text.split("->")
+    if len(sides) != 2:
+        raise ModelError(f"the reaction {text!r} cannot be read:", ["expected one arrow, as in 'A + 2 B -> C'"])
+    net: dict[str, Rational] = {}
+    for sign, side in zip((-1, 1), sides, strict=True):
+        for term in side.split("+") if side.strip() else ():
+            match = _TERM.fullmatch(term)
+            if match is None:
+                problem = f"{term.strip()!r} is not a name with an optional coefficient"
+                raise ModelError(f"the reaction {text!r} cannot be read:", [problem])
+            count = Rational(match[1]) if match[1] else Rational(1)
+            net[match[2]] = net.get(match[2], Rational(0)) + sign * count
+    return net
+
+
+def format_equation(stoichiometry: Mapping[str, Rational]) -> str:
+    """The text of a net stoichiometry; the inverse of `parse_equation`."""
+
+    def side(sign: int) -> str:
+        terms = [(name, sign * count) for name, count in stoichiometry.items() if sign * count > 0]
+        return " + ".join(name if count == 1 else f"{count} {name}" for name, count in terms)
+
+    return f"{side(-1)} -> {side(1)}".strip()
+
+
+@final
+@dataclass(frozen=True)
+class KineticModel:
+    """A model of reactions and rate rules as immutable symbols; equal and hashed by content.
+
+    Attributes:
+        name: for people.
+        states: rows of the stoichiometry matrix; amounts.
+        parameters: constants with nominal values and units.
+        reactions: columns of the stoichiometry matrix.
+        rates: rate rules, state name to expression; such a state takes part in no reaction.
+        assignments: name to expression; stored in dependence order.
+        observables: name to expression: what a measurement or a user looks at, for instance a concentration.
+        source: where the model was published (authors, year, DOI), or an empty string.
+        time_unit: unit of time, as text.
+
+    Raises:
+        ModelError: lists every undefined symbol, doubled name, cycle and misplaced rule.
+    """
+
+    name: str
+    states: tuple[State, ...]
+    parameters: tuple[Parameter, ...] = ()
+    reactions: tuple[Reaction, ...] = ()
+    rates: Mapping[str, Expr] = field(default_factory=FrozenMap)
+    assignments: Mapping[str, Expr] = field(default_factory=FrozenMap)
+    observables: Mapping[str, Expr] = field(default_factory=FrozenMap)
+    source: str = ""
+    time_unit: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("states", "parameters", "reactions"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("rates", "assignments", "observables"):
+            items = {key: canonical(value) for key, value in getattr(self, name).items()}
+            object.__setattr__(self, name, FrozenMap(items))
+        problems = _problems(self)
+        if problems:
+            raise ModelError(f"the model `{self.name}` is not consistent:", problems)
+        object.__setattr__(self, "assignments", FrozenMap(_in_dependence_order(self.assignments)))
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the states, in the order of the rows of the stoichiometry matrix."""
+        return tuple(state.name for state in self.states)
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of the parameter vector."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def reaction_names(self) -> tuple[str, ...]:
+        """Names of the reactions, in the order of the columns of the stoichiometry matrix."""
+        return tuple(reaction.name for reaction in self.reactions)
+
+    def stoichiometry(self) -> sympy.ImmutableSparseMatrix:
+        """The exact net stoichiometry, `(states, reactions)`."""
+        row = {name: i for i, name in enumerate(self.state_names)}
+        entries = {
+            (row[state], column): count
+            for column, reaction in enumerate(self.reactions)
+            for state, count in reaction.stoichiometry.items()
+        }
+        return sympy.ImmutableSparseMatrix(len(self.states), len(self.reactions), entries)
+
+    def expand(self, expression: Any) -> Expr:
+        """`expression` with every assignment written out: over states, parameters and time only."""
+        return _expand(canonical(expression), self.assignments)
+
+    def derivatives(self) -> FrozenMap[Expr]:
+        """State name to the symbolic right-hand side of its equation, assignments kept by name."""
+        terms: dict[str, list[Expr]] = {name: [] for name in self.state_names}
+        for reaction in self.reactions:
+            for state, count in reaction.stoichiometry.items():
+                terms[state].append(count * reaction.rate)
+        return FrozenMap({name: self.rates.get(name, sympy.Add(*parts)) for name, parts in terms.items()})
+
+    def nominal(self) -> dict[str, float]:
+        """Parameter name to nominal value."""
+        return {parameter.name: parameter.value for parameter in self.parameters}
+
+    def initial_values(self) -> dict[str, float]:
+        """State name to initial value at the nominal parameters."""
+        values = {symbol(name): value for name, value in self.nominal().items()}
+        return {
+            state.name: float(self.expand(state.initial).xreplace({time: sympy.S.Zero}).evalf(17, subs=values))
+            for state in self.states
+        }
+
+    def with_values(self, **values: float) -> "KineticModel":
+        """The same model with other nominal parameter values.
+
+        Raises:
+            ModelError: for names that are not parameters.
+        """
+        unknown = [f"`{n}` is not a parameter{nearest(n, self.parameter_names)}" for n in values if n not in self.nominal()]
+        if unknown:
+            raise ModelError(f"values for `{self.name}` cannot be set:", unknown)
+        changed = (replace(p, value=values[p.name]) if p.name in values else p for p in self.parameters)
+        return replace(self, parameters=tuple(changed))
+
+    def promote(self, expression: Any, name: str, unit: str = "") -> "KineticModel":
+        """Names a sub-expression as a new parameter, so that a network or a prior can take hold of it.
+
+        Every occurrence of `expression` in rates, rules, initial values, assignments and observables is replaced by the
+        parameter `name`, whose nominal value is that of the expression at the nominal parameters and initial state.
+
+        Raises:
+            ModelError: when the expression does not occur, or the name is taken.
+        """
+        target = canonical(expression)
+        replacement = symbol(name)
+
+        def swap(value: Expr) -> Expr:
+            return value.subs(target, replacement)
+
+        changed = replace(
+            self,
+            states=tuple(replace(s, initial=swap(s.initial)) for s in self.states),
+            parameters=(*self.parameters, Parameter(name, self._nominal_value(target), unit)),
+            reactions=tuple(Reaction(r.name, r.stoichiometry, swap(r.rate)) for r in self.reactions),
+            rates={k: swap(v) for k, v in self.rates.items()},
+            assignments={k: swap(v) for k, v in self.assignments.items()},
+            observables={k: swap(v) for k, v in self.observables.items()},
+        )
+        if replacement not in changed.used_symbols():
+            raise ModelError(f"`{name}` cannot be promoted:", [f"the expression {target} does not occur in the model"])
+        return changed
+
+    def used_symbols(self) -> set[Symbol]:
+        """Every symbol that some expression of the model mentions."""
+        return set().union(*(e.free_symbols for e in self._expressions().values()))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content, for caches and saved results."""
+        text = repr((self.name, self.states, self.parameters, self.reactions, self.rates, self.assignments))
+        shown = repr((self.observables, self.source, self.time_unit))
+        expressions = {place: sympy.srepr(e) for place, e in self._expressions().items()}
+        return hashlib.sha256(f"{text}{shown}{expressions}".encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.states)} states, {len(self.parameters)} parameters, {len(self.reactions)} reactions"
+        return f"KineticModel({self.name!r}: {sizes})"
+
+    def _repr_html_(self) -> str:
+        from mechanistic.display import model_html
+
+        return model_html(self)
+
+    def _nominal_value(self, expression: Expr) -> float:
+        values: dict[Symbol, Any] = {symbol(k): v for k, v in (self.nominal() | self.initial_values()).items()}
+        return float(self.expand(expression).evalf(17, subs=values | {time: 0}))
+
+    def _expressions(self) -> dict[str, Expr]:
+        """Where each expression stands, in words, to the expression."""
+        return (
+            {f"initial value of `{s.name}`": s.initial for s in self.states}
+            | {f"rate of reaction `{r.name}`": r.rate for r in self.reactions}
+            | {f"rate rule of `{name}`": value for name, value in self.rates.items()}
+            | {f"assignment `{name}`": value for name, value in self.assignments.items()}
+            | {f"observable `{name}`": value for name, value in self.observables.items()}
+        )
+
+
+def _problems(model: KineticModel) -> list[str]:
+    return [*_name_problems(model), *_symbol_problems(model), *_rule_problems(model)]
+
+
+def _name_problems(model: KineticModel) -> list[str]:
+    quantities = [*model.state_names, *model.parameter_names, *model.assignments]
+    problems = [f"`{name}` names more than one quantity" for name in sorted(_doubled(quantities))]
+    problems += [f"`{name}` names more than one reaction" for name in sorted(_doubled(model.reaction_names))]
+    problems += [f"observable `{n}` has the name of a quantity" for n in model.observables if n in set(quantities)]
+    problems += [f"{name!r} is not a name" for name in quantities if not name.strip()]
+    return problems
+
+
+def _doubled(names: Iterable[str]) -> set[str]:
+    seen: set[str] = set()
+    return {name for name in names if name in seen or seen.add(name)}  # type: ignore[func-returns-value]
+
+
+def _symbol_problems(model: KineticModel) -> list[str]:
+    known = {*model.state_names, *model.parameter_names, *model.assignments}
+    problems = []
+    for place, expression in model._expressions().items():
+        if expression.has(sympy.nan, sympy.zoo):
+            problems.append(f"{place}: the expression is undefined ({expression})")
+        for atom in sorted(expression.free_symbols - {time}, key=str):
+            if atom.name not in known:
+                problems.append(f"{place}: `{atom.name}` is not defined{nearest(atom.name, known)}")
+    return problems
+
+
+def _rule_problems(model: KineticModel) -> list[str]:
+    states = set(model.state_names)
+    problems = [f"rate rule of `{n}`: not a state{nearest(n, states)}" for n in model.rates if n not in states]
+    for reaction in model.reactions:
+        for state in reaction.stoichiometry:
+            if state not in states:
+                problems.append(f"reaction `{reaction.name}`: `{state}` is not a state{nearest(state, states)}")
+            elif state in model.rates:
+                problems.append(f"reaction `{reaction.name}`: `{state}` already has a rate rule")
+    cycle = _cycle(model.assignments)
+    if cycle:
+        return [*problems, f"the assignments form a cycle: {' -> '.join(cycle)}"]
+    ordered = _in_dependence_order(model.assignments)
+    for state in model.states:
+        moving = {atom.name for atom in _expand(state.initial, ordered).free_symbols - {time}} & states
+        if moving:
+            names = ", ".join(sorted(moving))
+            problems.append(f"initial value of `{state.name}`: depends on states ({names}); write it over parameters")
+    return problems
+
+
+def _expand(expression: Expr, ordered: Mapping[str, Expr]) -> Expr:
+    for name in reversed(tuple(ordered)):
+        expression = expression.xreplace({symbol(name): ordered[name]})
+    return expression
+
+
+def _dependencies(assignments: Mapping[str, Expr]) -> dict[str, list[str]]:
+    return {
+        name: sorted(atom.name for atom in value.free_symbols - {time} if atom.name in assignments)
+        for name, value in assignments.items()
+    }
+
+
+def _cycle(assignments: Mapping[str, Expr]) -> list[str]:
+    """The names along one cycle of the assignments, or an empty list."""
+    pending = _dependencies(assignments)
+    while pending:
+        ready = [name for name, needs in pending.items() if not any(need in pending for need in needs)]
+        if not ready:
+            walk = [next(iter(pending))]
+            while walk[-1] not in walk[:-1]:
+                walk.append(next(need for need in pending[walk[-1]] if need in pending))
+            return walk[walk.index(walk[-1]) :]
+        for name in ready:
+            del pending[name]
+    return []
+
+
+def _in_dependence_order(assignments: Mapping[str, Expr]) -> dict[str, Expr]:
+    needs = _dependencies(assignments)
+    ordered: dict[str, Expr] = {}
+    while len(ordered) < len(assignments):
+        for name, value in assignments.items():
+            if name not in ordered and all(need in ordered for need in needs[name]):
+                ordered[name] = value
+    return ordered
