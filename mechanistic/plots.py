@@ -29,7 +29,8 @@ def trajectories(dataset: xr.Dataset, variables: str | Iterable[str] | None = No
     subjects, get a panel for each variable.
 
     Args:
-        dataset: dims `("time",)` or `("subject", "time")`, as `Solution.dataset()` makes it.
+        dataset: dims `("time",)` or `("subject", "time")`, as `Solution.dataset()` makes it; `time` may have
+            a row for each subject.
         variables: names to draw; all that depend on time by default.
 
     Raises:
@@ -79,10 +80,8 @@ def bands(dataset: xr.Dataset, variable: str, levels: Sequence[float] = (0.05, 0
     levels = sorted(levels)
     if not levels or levels[0] < 0 or levels[-1] > 1:
         raise ValueError(f"levels are probabilities between 0 and 1, got {levels}")
-    if "subject" not in dataset[variable].dims or dataset["time"].ndim != 1:
-        raise ValueError(
-            f"bands of `{variable}` need dims ('subject', 'time') and one time axis that all subjects share"
-        )
+    if set(dataset[variable].dims) != {"subject", "time"}:
+        raise ValueError(f"bands of `{variable}` need dims ('subject', 'time'): times that all subjects share")
     values = dataset[variable].transpose("subject", "time")
     times = dataset["time"].values
     quantiles = values.quantile(levels, "subject").values
@@ -102,7 +101,7 @@ def bands(dataset: xr.Dataset, variable: str, levels: Sequence[float] = (0.05, 0
 
 
 def _chosen(dataset: xr.Dataset, variables: str | Iterable[str] | None) -> list[str]:
-    known = [str(name) for name, values in dataset.data_vars.items() if "time" in values.dims]
+    known = [str(name) for name, values in dataset.data_vars.items() if dataset["time"].dims[-1] in values.dims]
     names = known if variables is None else [variables] if isinstance(variables, str) else list(variables)
     unknown = [f"`{name}`{nearest(name, known)}" for name in names if name not in known]
     if unknown:
@@ -135,9 +134,8 @@ def _subjects(axes: "Axes", dataset: xr.Dataset, name: str) -> None:
 
 def _curve(dataset: xr.Dataset, name: str) -> tuple[Any, Any]:
     """Times and values as arrays, subjects first."""
-    order = [dim for dim in ("subject", "time") if dim in dataset[name].dims]
-    times = dataset["time"]
-    return times.transpose(*(dim for dim in order if dim in times.dims)).values, dataset[name].transpose(*order).values
+    times = dataset["time"].transpose("subject", ..., missing_dims="ignore")
+    return times.values, dataset[name].transpose("subject", ..., missing_dims="ignore").values
 
 
 def _tint(position: int, count: int) -> tuple[float, ...]:

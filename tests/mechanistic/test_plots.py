@@ -76,11 +76,12 @@ def test_subjects_with_times_of_their_own():
     own = np.stack([TIMES, TIMES + 1.0])
     own[1, -5:] = np.nan
     data = xr.Dataset(
-        {"cp": (("subject", "time"), np.exp(-own))}, coords={"time": (("subject", "time"), own, {"units": "h"})}
+        {"cp": (("subject", "sample"), np.exp(-own)), "status": ("subject", [0, 1])},
+        coords={"time": (("subject", "sample"), own, {"units": "h"})},
     )
     (axes,) = visible(plots.trajectories(data))
     assert np.array_equal(axes.lines[1].get_xdata(), own[1], equal_nan=True)
-    with pytest.raises(ValueError, match="one time axis that all subjects share"):
+    with pytest.raises(ValueError, match="times that all subjects share"):
         plots.bands(data, "cp")
 
 
