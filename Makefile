@@ -50,6 +50,8 @@ clean:  ## remove everything that this file builds
 
 # Rebuilt from nothing whenever a dependency may have changed, so that no environment depends on its own past.
 $(VENV)/.package: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "There is no interpreter '$(PYTHON)'. Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Kinetwin needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 | head -n 1). Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "[1/2] building $(VENV) with $$($(PYTHON) -V)"
