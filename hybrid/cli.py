@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mechanistic.errors import KinetwinError, ListedError
+from mechanistic.errors import KinetwinError, ListedError, nearest
 from mechanistic.model import KineticModel
 from mechanistic.plots import trajectories
 from mechanistic.sbml import read_antimony, read_sbml
@@ -100,8 +100,19 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _simulate(options: argparse.Namespace) -> None:
     request = _Request(options)
-    model = read_model(options.file).with_values(**request.values)
-    solution = simulate(model, request.times, schedule=request.schedule)
+    model = read_model(options.file)
+    problems = [
+        f"--{option} {name}: the model has no {kind} `{name}`{nearest(name, known) or ': ' + ', '.join(known)}"
+        for option, kind, names, known in (
+            ("set", "parameter", request.values, model.parameter_names),
+            ("dose", "state", request.schedule.targets, model.state_names),
+        )
+        for name in names
+        if name not in known
+    ]
+    if problems:
+        raise ListedError(f"these options do not fit the model `{model.name}`:", problems)
+    solution = simulate(model, request.times, request.values, request.schedule)
     solution.check()
     _show(solution.dataset(), options.output)
 

@@ -112,9 +112,10 @@ def _chosen(dataset: xr.Dataset, variables: str | Iterable[str] | None) -> list[
 
 
 def _by_unit(dataset: xr.Dataset, names: Iterable[str]) -> list[list[str]]:
-    groups: dict[str, list[str]] = {}
+    # Without units, a concentration `[S]` still does not belong on the axis of the amount `S`.
+    groups: dict[tuple[str, bool], list[str]] = {}
     for name in names:
-        groups.setdefault(_unit(dataset, name), []).append(name)
+        groups.setdefault((_unit(dataset, name), name.startswith("[")), []).append(name)
     return list(groups.values())
 
 

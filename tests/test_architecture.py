@@ -73,6 +73,9 @@ GLOBAL_STATE = {
     "matplotlib.use",
 }
 
+DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"}
+SEEDED = {"default_rng", "Generator", "SeedSequence", "BitGenerator"}
+
 CODE_LINES = 500
 
 
@@ -87,6 +90,11 @@ def _unit(module: str) -> str:
 
 def _is_under(place: str, places: tuple[str, ...]) -> bool:
     return any(place == each or (each.endswith("/") and place.startswith(each)) for each in places)
+
+
+def _forked(ancestors: tuple[ast.AST, ...]) -> bool:
+    """Whether the global generator is put back afterwards."""
+    return any(isinstance(a, ast.With) and "fork_rng" in ast.dump(a.items[0]) for a in ancestors)
 
 
 def _report(problems: list[str]) -> None:
@@ -215,10 +223,24 @@ def test_no_global_state_is_changed_by_the_packages():
             if not isinstance(node, ast.Call):
                 continue
             name = dotted(node.func)
-            # `torch.manual_seed` is harmless where the generator is put back afterwards.
-            forked = any(isinstance(a, ast.With) and "fork_rng" in ast.dump(a.items[0]) for a in ancestors)
-            if name in GLOBAL_STATE or (name in {"torch.manual_seed", "torch.random.manual_seed"} and not forked):
+            seeds = name in {"torch.manual_seed", "torch.random.manual_seed"} and not _forked(ancestors)
+            if name in GLOBAL_STATE or seeds:
                 problems.append(f"{source.place}:{node.lineno} calls {name}, which changes the caller's settings")
+    _report(problems)
+
+
+def test_random_numbers_come_from_a_generator_of_the_caller():
+    problems = []
+    for source in CODE:
+        for node, ancestors in walk(source.tree):
+            if not isinstance(node, ast.Call):
+                continue
+            owner, _, name = dotted(node.func).rpartition(".")
+            given = any(keyword.arg == "generator" for keyword in node.keywords)
+            global_torch = owner == "torch" and name in DRAWS and not given and not _forked(ancestors)
+            global_numpy = owner in {"np.random", "numpy.random"} and name not in SEEDED
+            if global_torch or global_numpy or owner == "random":
+                problems.append(f"{source.place}:{node.lineno} draws with {owner}.{name} from the global generator")
     _report(problems)
 
 

@@ -153,6 +153,14 @@ def test_what_the_model_does_not_have_is_said(sbml, capsys, options, message):
     assert error.startswith("kinetwin: ")
 
 
+def test_names_of_parameters_and_states_are_checked_together(sbml, capsys):
+    assert run("simulate", sbml, "--set", "kA=2", "--set", "zz=1", "--dose", "gutt:100") == cli.ERROR
+    error = capsys.readouterr().err
+    assert "no parameter `kA` (did you mean `k" in error
+    assert "no parameter `zz`: body, ka, k" in error
+    assert "no state `gutt` (did you mean `gut`?)" in error
+
+
 def test_a_missing_file_is_named(tmp_path, capsys):
     assert run("simulate", tmp_path / "absent.xml") == cli.ERROR
     assert "absent.xml" in capsys.readouterr().err
