@@ -443,13 +443,27 @@ _UFUNCS: dict[type, Callable[..., Any]] = {
     sympy.cosh: np.cosh,
     sympy.atan: np.arctan,
     sympy.sign: np.sign,
+    sympy.StrictLessThan: np.less,
+    sympy.LessThan: np.less_equal,
+    sympy.StrictGreaterThan: np.greater,
+    sympy.GreaterThan: np.greater_equal,
+    sympy.And: lambda *parts: reduce(np.logical_and, parts),
+    sympy.Or: lambda *parts: reduce(np.logical_or, parts),
+    sympy.Not: np.logical_not,
 }
 
 
-def _numbers(expression: Expr, values: Mapping[Expr, Any]) -> Any:
+def _numbers(expression: Any, values: Mapping[Expr, Any]) -> Any:
     """The expression at many points at once; NaN where a function has no numerical counterpart here."""
     if expression in values:
         return values[expression]
+    if isinstance(expression, sympy.Piecewise):
+        chosen: Any = np.nan
+        for branch, condition in reversed(expression.args):
+            chosen = np.where(_numbers(condition, values), _numbers(branch, values), chosen)
+        return chosen
+    if expression in (sympy.true, sympy.false):
+        return bool(expression)
     if expression.is_number:
         return float(expression)
     function = _UFUNCS.get(expression.func)
