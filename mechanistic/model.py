@@ -17,6 +17,7 @@ from typing import Any, TypeVar, final
 
 import sympy
 from sympy import Expr, Rational, Symbol
+from sympy.core.function import AppliedUndef
 
 from mechanistic.errors import ModelError, nearest
 
@@ -45,11 +46,18 @@ def canonical(expression: Any) -> Expr:
     Symbols are matched by name, so that `sympy.symbols("ka V")` may be used with any assumptions.
 
     Raises:
-        TypeError: for a string; text is never parsed as mathematics.
+        TypeError: for a string (text is never parsed as mathematics), and for what is no expression (a relation, None).
     """
     if isinstance(expression, str):
-        raise TypeError(f"{expression!r} is text; write rate laws with sympy symbols, for instance symbol({expression!r})")
-    converted = sympy.sympify(expression, strict=True)
+        raise TypeError(
+            f"{expression!r} is text; write rate laws with sympy symbols, for instance symbol({expression!r})"
+        )
+    try:
+        converted = sympy.sympify(expression, strict=True)
+    except sympy.SympifyError:
+        converted = None
+    if not isinstance(converted, Expr):
+        raise TypeError(f"expected a number or a sympy expression; got {expression!r}")
     strangers = {
         atom: symbol(atom.name)
         for atom in converted.free_symbols
@@ -80,7 +88,7 @@ class FrozenMap(Mapping[str, V]):
         return len(self._items)
 
     def __hash__(self) -> int:
-        return hash(tuple(self._items.items()))
+        return hash(frozenset(self._items.items()))
 
     def __repr__(self) -> str:
         return repr(self._items)
@@ -132,6 +140,9 @@ class Reaction:
         name: unique in the model.
         stoichiometry: state name to exact net coefficient; written `"2 A + B -> C"` or as a mapping.
         rate: expression; amount per time when the coefficients are counts.
+
+    Raises:
+        ModelError: for an equation that cannot be read, and for coefficients that are not finite numbers.
     """
 
     name: str
@@ -141,6 +152,9 @@ class Reaction:
     def __init__(self, name: str, stoichiometry: str | Mapping[str, Any], rate: Any) -> None:
         net = parse_equation(stoichiometry) if isinstance(stoichiometry, str) else stoichiometry
         exact = {state: sympy.nsimplify(value, rational=True) for state, value in net.items()}
+        problems = [f"`{s}`: expected a finite number; got {net[s]}" for s, c in exact.items() if not c.is_Rational]
+        if problems:
+            raise ModelError(f"the stoichiometry of reaction `{name}` is not exact:", problems)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "stoichiometry", FrozenMap({s: c for s, c in exact.items() if c != 0}))
         object.__setattr__(self, "rate", canonical(rate))
@@ -170,7 +184,10 @@ def parse_equation(text: str) -> dict[str, Rational]:
             if match is None:
                 problem = f"{term.strip()!r} is not a name with an optional coefficient"
                 raise ModelError(f"the reaction {text!r} cannot be read:", [problem])
-            count = Rational(match[1]) if match[1] else Rational(1)
+            try:
+                count = Rational(match[1]) if match[1] else Rational(1)
+            except ZeroDivisionError:
+                raise ModelError(f"the reaction {text!r} cannot be read:", [f"{match[1]!r} is not a number"]) from None
             net[match[2]] = net.get(match[2], Rational(0)) + sign * count
     return net
 
@@ -186,9 +203,9 @@ def format_equation(stoichiometry: Mapping[str, Rational]) -> str:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KineticModel:
-    """A model of reactions and rate rules as immutable symbols; equal and hashed by content.
+    """A model of reactions and rate rules as immutable symbols; equal and hashed by content, order included.
 
     Attributes:
         name: for people.
@@ -253,7 +270,7 @@ class KineticModel:
 
     def expand(self, expression: Any) -> Expr:
         """`expression` with every assignment written out: over states, parameters and time only."""
-        return _expand(canonical(expression), self.assignments)
+        return canonical(expression).xreplace(self._written_out)
 
     def derivatives(self) -> FrozenMap[Expr]:
         """State name to the symbolic right-hand side of its equation, assignments kept by name."""
@@ -268,12 +285,20 @@ class KineticModel:
         return {parameter.name: parameter.value for parameter in self.parameters}
 
     def initial_values(self) -> dict[str, float]:
-        """State name to initial value at the nominal parameters."""
-        values = {symbol(name): value for name, value in self.nominal().items()}
-        return {
-            state.name: float(self.expand(state.initial).xreplace({time: sympy.S.Zero}).evalf(17, subs=values))
-            for state in self.states
-        }
+        """State name to initial value at the nominal parameters.
+
+        Raises:
+            ModelError: lists the states whose initial value is not a number there (a division by zero, a root of -1).
+        """
+        values, problems = {}, []
+        for state in self.states:
+            try:
+                values[state.name] = self._number(state.initial, self.nominal())
+            except (TypeError, ZeroDivisionError):
+                problems.append(f"`{state.name}`: {state.initial} is not a number")
+        if problems:
+            raise ModelError(f"the initial values of `{self.name}` are undefined at its nominal parameters:", problems)
+        return values
 
     def with_values(self, **values: float) -> "KineticModel":
         """The same model with other nominal parameter values.
@@ -281,7 +306,9 @@ class KineticModel:
         Raises:
             ModelError: for names that are not parameters.
         """
-        unknown = [f"`{n}` is not a parameter{nearest(n, self.parameter_names)}" for n in values if n not in self.nominal()]
+        unknown = [
+            f"`{n}` is not a parameter{nearest(n, self.parameter_names)}" for n in values if n not in self.nominal()
+        ]
         if unknown:
             raise ModelError(f"values for `{self.name}` cannot be set:", unknown)
         changed = (replace(p, value=values[p.name]) if p.name in values else p for p in self.parameters)
@@ -305,7 +332,10 @@ class KineticModel:
         changed = replace(
             self,
             states=tuple(replace(s, initial=swap(s.initial)) for s in self.states),
-            parameters=(*self.parameters, Parameter(name, self._nominal_value(target), unit)),
+            parameters=(
+                *self.parameters,
+                Parameter(name, self._number(target, self.nominal() | self.initial_values()), unit),
+            ),
             reactions=tuple(Reaction(r.name, r.stoichiometry, swap(r.rate)) for r in self.reactions),
             rates={k: swap(v) for k, v in self.rates.items()},
             assignments={k: swap(v) for k, v in self.assignments.items()},
@@ -327,6 +357,14 @@ class KineticModel:
         expressions = {place: sympy.srepr(e) for place, e in self._expressions().items()}
         return hashlib.sha256(f"{text}{shown}{expressions}".encode()).hexdigest()
 
+    @cached_property
+    def _written_out(self) -> dict[Symbol, Expr]:
+        """The symbol of each assignment to its expression over states, parameters and time."""
+        return _written_out(self.assignments)
+
+    def __eq__(self, other: object) -> bool:
+        return self.digest == other.digest if isinstance(other, KineticModel) else NotImplemented
+
     def __hash__(self) -> int:
         return hash(self.digest)
 
@@ -339,9 +377,10 @@ class KineticModel:
 
         return model_html(self)
 
-    def _nominal_value(self, expression: Expr) -> float:
-        values: dict[Symbol, Any] = {symbol(k): v for k, v in (self.nominal() | self.initial_values()).items()}
-        return float(self.expand(expression).evalf(17, subs=values | {time: 0}))
+    def _number(self, expression: Expr, values: Mapping[str, float]) -> float:
+        """The expression at time 0; 17 digits are what a float needs to be recovered exactly."""
+        at: dict[Symbol, Any] = {symbol(name): value for name, value in values.items()}
+        return float(self.expand(expression).evalf(17, subs=at | {time: 0}))
 
     def _expressions(self) -> dict[str, Expr]:
         """Where each expression stands, in words, to the expression."""
@@ -378,6 +417,8 @@ def _symbol_problems(model: KineticModel) -> list[str]:
     for place, expression in model._expressions().items():
         if expression.has(sympy.nan, sympy.zoo):
             problems.append(f"{place}: the expression is undefined ({expression})")
+        for function in sorted(expression.atoms(AppliedUndef), key=str):
+            problems.append(f"{place}: the function `{function.func}` has no meaning")
         for atom in sorted(expression.free_symbols - {time}, key=str):
             if atom.name not in known:
                 problems.append(f"{place}: `{atom.name}` is not defined{nearest(atom.name, known)}")
@@ -396,19 +437,21 @@ def _rule_problems(model: KineticModel) -> list[str]:
     cycle = _cycle(model.assignments)
     if cycle:
         return [*problems, f"the assignments form a cycle: {' -> '.join(cycle)}"]
-    ordered = _in_dependence_order(model.assignments)
+    written_out = _written_out(_in_dependence_order(model.assignments))
     for state in model.states:
-        moving = {atom.name for atom in _expand(state.initial, ordered).free_symbols - {time}} & states
+        moving = {atom.name for atom in state.initial.xreplace(written_out).free_symbols - {time}} & states
         if moving:
             names = ", ".join(sorted(moving))
             problems.append(f"initial value of `{state.name}`: depends on states ({names}); write it over parameters")
     return problems
 
 
-def _expand(expression: Expr, ordered: Mapping[str, Expr]) -> Expr:
-    for name in reversed(tuple(ordered)):
-        expression = expression.xreplace({symbol(name): ordered[name]})
-    return expression
+def _written_out(ordered: Mapping[str, Expr]) -> dict[Symbol, Expr]:
+    """Assignments in dependence order with every assignment in them replaced by its expression."""
+    replaced: dict[Symbol, Expr] = {}
+    for name, value in ordered.items():
+        replaced[symbol(name)] = value.xreplace(replaced)
+    return replaced
 
 
 def _dependencies(assignments: Mapping[str, Expr]) -> dict[str, list[str]]:
