@@ -28,7 +28,7 @@ demo: $(VENV)/.package  ## fit and simulate a hybrid model end to end, and write
 	@$(BIN)/kinetwin demo --out "$(OUT)"
 
 test: $(VENV)/.tools  ## run every test on JOBS=2 processes
-	@$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(JOBS) --durations 10
+	@$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 10
 
 lint: $(VENV)/.tools  ## check style and types
 	$(BIN)/ruff check .

@@ -224,7 +224,7 @@ def test_a_command_that_is_not_there(arguments, capsys):
 
 def test_a_reader_that_stops_early_is_no_error(sbml):
     """`kinetwin simulate … | head -n 1`, with more output than a pipe holds."""
-    command = [sys.executable, "-m", "hybrid.cli", "simulate", str(sbml), "--times", "0", "12", "20000"]
+    command = [sys.executable, "-m", "hybrid.cli", "simulate", str(sbml), "--times", "0", "12", "5000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.readline()
         process.stdout.close()
