@@ -1,5 +1,8 @@
 """Known chemistry: symbols compiled to batched rates, and solved to trajectories with gradients."""
 
+from mechanistic import library, reference
+from mechanistic.compile import RateField
+from mechanistic.conservation import ConservedTotal, PositivityReport, check_positivity, conserved_totals
 from mechanistic.errors import (
     InvalidSBML,
     KinetwinError,
@@ -8,20 +11,46 @@ from mechanistic.errors import (
     SolveError,
     UnsupportedSBML,
 )
+from mechanistic.field import AbstractVectorField, Linearisation
 from mechanistic.model import FrozenMap, KineticModel, Parameter, Reaction, State, symbol, time
+from mechanistic.sbml import read_antimony, read_sbml, write_sbml
+from mechanistic.schedule import Schedule
+from mechanistic.simulate import simulate
+from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, TorchDiffEq, Tsit5
 
 __all__ = [
+    "AbstractVectorField",
+    "Auto",
+    "ConservedTotal",
     "FrozenMap",
     "InvalidSBML",
     "KinetwinError",
     "KineticModel",
+    "Linearisation",
     "ModelError",
     "Parameter",
+    "PositivityReport",
+    "RateField",
     "Reaction",
+    "Rodas5P",
+    "Schedule",
     "ScheduleError",
+    "Solution",
     "SolveError",
     "State",
+    "Status",
+    "Tolerance",
+    "TorchDiffEq",
+    "Tsit5",
     "UnsupportedSBML",
+    "check_positivity",
+    "conserved_totals",
+    "library",
+    "read_antimony",
+    "read_sbml",
+    "reference",
+    "simulate",
     "symbol",
     "time",
+    "write_sbml",
 ]

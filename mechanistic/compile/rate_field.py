@@ -1,0 +1,214 @@
+"""A kinetic model compiled to batched tensors with an analytic sparse Jacobian."""
+
+from collections.abc import Sequence
+from typing import cast, final
+
+import sympy
+import torch
+from torch import Tensor, nn
+
+from mechanistic.compile.families import Expressions, Layout, Tables, assignment_layers, moving_assignments
+from mechanistic.conservation import conserved_totals
+from mechanistic.field import AbstractVectorField, Linearisation
+from mechanistic.model import KineticModel, time
+
+DENSE_SCATTER = 20_000
+"""Entries × targets up to which a scatter is cheaper as one dense matrix product."""
+
+
+@final
+class RateField(AbstractVectorField):
+    """`dx/dt = N v(t, x, p) + r(t, x, p)` of a `KineticModel`, compiled by rate family; owns nothing learnable.
+
+    Rate laws that are equal up to the names in them are evaluated and differentiated once, as one vector.
+
+    Attributes:
+        model: what was compiled.
+    """
+
+    def __init__(self, model: KineticModel) -> None:
+        super().__init__()
+        self.model = model
+        self.state_names = model.state_names
+        self.parameter_names = model.parameter_names
+        self.observable_names = tuple(model.observables)
+        layers = assignment_layers(model)
+        order = [name for layer in layers for name in layer]
+        self._layout = Layout(*({n: i for i, n in enumerate(names)} for names in (self.state_names, self.parameter_names, order)))
+        moving = moving_assignments(model)
+        compiled = [Expressions([model.assignments[n] for n in layer], model, self._layout, moving) for layer in layers]
+        self._layers = nn.ModuleList(compiled)
+        laws = [reaction.rate for reaction in model.reactions] + list(model.rates.values())
+        self._laws = Expressions(laws, model, self._layout, moving)
+        self._observables = Expressions(list(model.observables.values()), model, self._layout, moving)
+        initial = [model.expand(state.initial).xreplace({time: sympy.S.Zero}) for state in model.states]
+        self._initial = Expressions(initial, model, self._layout)
+        self._chain = _Chain([*compiled, self._laws], self._layout, _net(model))
+        dtype = torch.float64
+        self.register_buffer("_net", torch.tensor(_net(model), dtype=dtype).reshape(len(model.states), -1), persistent=False)
+        self.register_buffer("_nominal", torch.tensor([p.value for p in model.parameters], dtype=dtype), persistent=False)
+        self.register_buffer("scales", torch.tensor(state_scales(model), dtype=dtype), persistent=False)
+        nonnegative = torch.tensor([state.nonnegative for state in model.states], dtype=torch.bool)
+        self.register_buffer("nonnegative", nonnegative, persistent=False)
+
+    def forward(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        return nn.functional.linear(self._laws(self._tables(t, x, p)), cast(Tensor, self._net))
+
+    def rates(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        """Rates of the reactions, `(*batch, reaction)`; arguments as for `forward`."""
+        return cast(Tensor, self._laws(self._tables(t, x, p)))[..., : len(self.model.reactions)]
+
+    def assignments(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        """Values of the model's assignments, `(*batch, assignment)`, in the model's order; arguments as for `forward`."""
+        order = [self._layout.assignments[name] for name in self.model.assignments]
+        return self._tables(t, x, p).assignments[..., order]
+
+    def observe(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        return cast(Tensor, self._observables(self._tables(t, x, p)))
+
+    def initial(self, p: Tensor) -> Tensor:
+        states = p.new_zeros((*p.shape[:-1], len(self.state_names)))
+        return cast(Tensor, self._initial(Tables(states, p, p.new_zeros(p.shape[:-1]), states[..., :0])))
+
+    def nominal(self) -> Tensor:
+        return cast(Tensor, self._nominal)
+
+    def unit_of(self, name: str) -> str:
+        quantities = {q.name: q.unit for q in (*self.model.states, *self.model.parameters)}
+        return self.model.time_unit if name == "time" and name not in quantities else quantities.get(name, "")
+
+    def linearise(self, t: Tensor, x: Tensor, p: Tensor) -> Linearisation:
+        tables = self._tables(t, x, p)
+        slopes = [cast(Expressions, part).slopes(tables) for part in (*self._layers, self._laws)]
+        n = len(self.state_names)
+        extended = self._chain(slopes, x).reshape(*x.shape[:-1], n, n + 1)
+        return Linearisation(extended[..., :n], extended[..., n])
+
+    def __repr__(self) -> str:
+        families = [family.members for family in self._laws.families]
+        return f"RateField({self.model.name!r}: {sum(map(len, families))} rate laws in {len(families)} families)"
+
+    def _tables(self, t: Tensor, x: Tensor, p: Tensor) -> Tables:
+        tables = Tables(x, p, t, x[..., :0])
+        for layer in self._layers:
+            tables = tables._replace(assignments=torch.cat([tables.assignments, layer(tables)], dim=-1))
+        return tables
+
+
+@final
+class _Chain(nn.Module):
+    """The chain rule through the layers of assignments, as index lists fixed at compile time.
+
+    Every part (a layer of assignments, at last the rate laws) has derivative entries with respect to states, to time
+    and to earlier assignments. A total entry (expression, column) is the sum of products of a slope with the total
+    entry of the assignment that it goes through, or of a slope alone.
+    """
+
+    def __init__(self, parts: Sequence[Expressions], layout: Layout, net: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        n = len(layout.states)
+        totals: dict[tuple[int, int], int] = {}
+        entries: dict[tuple[int, int], int] = {}
+        offset = 0
+        self.sizes: list[int] = []
+        self.plain: list[bool] = []
+        for level, part in enumerate(parts):
+            entries, links = _links(part, totals, n)
+            self.register_buffer(f"links{level}", torch.tensor(links, dtype=torch.long).reshape(-1, 3).T, persistent=False)
+            self.sizes.append(len(entries))
+            self.plain.append(links == [(i, -1, i) for i in range(len(part.terms))])
+            base = len(totals)
+            totals |= {(offset + expression, col): base + i for (expression, col), i in entries.items()}
+            offset += len(part)
+        self._scatter(entries, net, n)
+
+    def _scatter(self, entries: dict[tuple[int, int], int], net: Sequence[Sequence[float]], n: int) -> None:
+        places = [
+            (index, row * (n + 1) + col, net[row][law])
+            for (law, col), index in entries.items()
+            for row in range(n)
+            if net[row][law] != 0
+        ]
+        size = n * (n + 1)
+        self.size = size
+        if len(entries) * size <= DENSE_SCATTER:
+            matrix = torch.zeros(size, len(entries), dtype=torch.float64)
+            for index, place, count in places:
+                matrix[place, index] += count
+            self.register_buffer("matrix", matrix, persistent=False)
+        else:
+            self.matrix = None
+            source, target, count = zip(*places, strict=True)
+            self.register_buffer("source", torch.tensor(source), persistent=False)
+            self.register_buffer("target", torch.tensor(target), persistent=False)
+            self.register_buffer("count", torch.tensor(count, dtype=torch.float64), persistent=False)
+
+    def forward(self, slopes: Sequence[Tensor], like: Tensor) -> Tensor:
+        """The Jacobian and the time derivative beside it, flat: `(*batch, state · (state + 1))`."""
+        upstream = like.new_zeros((*like.shape[:-1], 0))
+        total = upstream
+        for level, slope in enumerate(slopes):
+            links = cast(Tensor, getattr(self, f"links{level}"))
+            total = slope if self.plain[level] else _accumulate(slope, upstream, links, self.sizes[level])
+            upstream = torch.cat([upstream, total], dim=-1)
+        if self.matrix is not None:
+            return nn.functional.linear(total, self.matrix)
+        flat = like.new_zeros((*like.shape[:-1], self.size))
+        weighted = total.index_select(-1, cast(Tensor, self.source)) * cast(Tensor, self.count)
+        return flat.index_add(-1, cast(Tensor, self.target), weighted)
+
+
+def _links(
+    part: Expressions, totals: dict[tuple[int, int], int], n: int
+) -> tuple[dict[tuple[int, int], int], list[tuple[int, int, int]]]:
+    """Entries of a part, `(expression, column) → index`, and their links `(slope, upstream entry or -1, entry)`."""
+    entries: dict[tuple[int, int], int] = {}
+    links = []
+    by_assignment: dict[int, list[tuple[int, int]]] = {}
+    for (assignment, col), index in totals.items():
+        by_assignment.setdefault(assignment, []).append((col, index))
+    for slope, (expression, kind, column) in enumerate(part.terms):
+        through = by_assignment.get(column, []) if kind == "a" else [(n if kind == "t" else column, -1)]
+        for col, upstream in through:
+            links.append((slope, upstream, entries.setdefault((expression, col), len(entries))))
+    return entries, links
+
+
+def _accumulate(slope: Tensor, upstream: Tensor, links: Tensor, size: int) -> Tensor:
+    """Total entries, `(*batch, size)`: each link adds a slope, times an upstream entry unless that is -1."""
+    source, through, target = links
+    with_one = torch.cat([upstream, upstream.new_ones((*upstream.shape[:-1], 1))], dim=-1)
+    products = slope.index_select(-1, source) * with_one.index_select(-1, through % with_one.shape[-1])
+    return slope.new_zeros((*slope.shape[:-1], size)).index_add(-1, target, products)
+
+
+def _net(model: KineticModel) -> list[list[float]]:
+    """The stoichiometry as numbers, with one unit column for each rate rule."""
+    row = {name: i for i, name in enumerate(model.state_names)}
+    net = [[0.0] * (len(model.reactions) + len(model.rates)) for _ in model.states]
+    for column, reaction in enumerate(model.reactions):
+        for state, count in reaction.stoichiometry.items():
+            net[row[state]][column] = float(count)
+    for column, name in enumerate(model.rates, start=len(model.reactions)):
+        net[row[name]][column] = 1.0
+    return net
+
+
+def state_scales(model: KineticModel) -> list[float]:
+    """Typical size of each state: as declared, else its initial value, else the largest conserved total that it is part
+    of, else the smallest of the sizes found so far (the careful choice for a tolerance), else 1."""
+    initial = model.initial_values()
+    sizes: dict[str, float] = {}
+    for state in model.states:
+        if state.scale is not None:
+            sizes[state.name] = float(state.scale)
+        elif initial[state.name] != 0:
+            sizes[state.name] = abs(initial[state.name])
+    shares: dict[str, float] = {}
+    for total in conserved_totals(model) if len(sizes) < len(model.states) else ():
+        held = abs(sum(float(weight) * initial[name] for name, weight in total.weights.items()))
+        for name, weight in total.weights.items():
+            shares[name] = max(shares.get(name, 0.0), held / abs(float(weight)))
+    sizes = {name: share for name, share in shares.items() if share > 0} | sizes
+    fallback = min(sizes.values(), default=1.0)
+    return [sizes.get(name, fallback) for name in model.state_names]

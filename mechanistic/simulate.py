@@ -1,0 +1,171 @@
+"""One verb: a system, times, parameters and doses in, trajectories out."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mechanistic.compile import RateField
+from mechanistic.errors import SolveError, nearest
+from mechanistic.field import AbstractVectorField
+from mechanistic.model import KineticModel
+from mechanistic.schedule import Schedule, compile_schedule
+from mechanistic.solve.auto import Auto
+from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Tolerance
+from mechanistic.solve.solution import Solution
+
+
+@lru_cache(maxsize=32)
+def compiled(model: KineticModel) -> RateField:
+    """The compiled form of a model; kept for models used last."""
+    return RateField(model)
+
+
+def simulate(
+    system: KineticModel | AbstractVectorField,
+    times: Any,
+    parameters: Tensor | Mapping[str, Any] | None = None,
+    schedule: Schedule | None = None,
+    *,
+    initial: Tensor | Mapping[str, Any] | None = None,
+    start: Any = 0.0,
+    before: Any = None,
+    solver: AbstractSolver | None = None,
+    tolerance: Tolerance | None = None,
+) -> Solution:
+    """Simulates one subject or a batch; the batch is the broadcast of the batches of all arguments.
+
+    Gradients flow to `parameters`, `initial`, the amounts, times and durations of the schedule, and to learnable
+    weights of the system. They are derivatives of the numbers returned.
+
+    Args:
+        system: a model, or a compiled field.
+        times: output times, `(time,)` or `(*batch, time)`, non-decreasing; rows of a batch may be padded with NaN.
+        parameters: `(*batch, parameter)`, or name → number or `(*batch,)`; nominal values for all others.
+        schedule: doses; none when None.
+        initial: states at the start, `(*batch, state)`, or name → number or `(*batch,)`; those of the model for others.
+        start: time at which the initial state holds, a number or `(*batch,)`.
+        before: bool `(*batch, time)`: show the value before a dose given at exactly that time.
+        solver: `Auto()` when None.
+        tolerance: `Tolerance()` when None.
+
+    Raises:
+        SolveError: lists unknown names and arguments whose shapes do not fit.
+        ScheduleError: for doses that do not fit the system.
+    """
+    field = compiled(system) if isinstance(system, KineticModel) else system
+    time = torch.as_tensor(times, dtype=torch.float64)
+    begin = torch.as_tensor(start, dtype=time.dtype)
+    doses = Schedule.none() if schedule is None else schedule
+    problems: list[str] = []
+    p = _filled(parameters, field.nominal(), field.parameter_names, "parameter", problems)
+    _raise(problems)
+    x = _filled(initial, field.initial(p), field.state_names, "state", problems)
+    flags = torch.zeros_like(time, dtype=torch.bool) if before is None else torch.as_tensor(before, dtype=torch.bool)
+    batch = _batch(problems, times=time.shape[:-1], parameters=p.shape[:-1], initial=x.shape[:-1],
+                   start=begin.shape, schedule=doses.batch_shape, before=flags.shape[:-1])  # fmt: skip
+    problems += _time_problems(time, begin)
+    _raise(problems)
+
+    rows = batch.numel()
+    count, n, k = time.shape[-1], x.shape[-1], p.shape[-1]
+    time = time.expand(*batch, count).reshape(rows, count)
+    begin = begin.expand(batch).reshape(rows)
+    end = torch.maximum(time.nan_to_num(-torch.inf).amax(-1), begin) if count else begin
+    problem = Problem(
+        field,
+        p.expand(*batch, k).reshape(rows, k),
+        x.expand(*batch, n).reshape(rows, n),
+        compile_schedule(_flat(doses, batch), field.state_names, begin, end),
+        time,
+        flags.expand(*batch, count).reshape(rows, count),
+        Tolerance() if tolerance is None else tolerance,
+    )
+    outcome = (Auto() if solver is None else solver).solve(problem)
+    return _labelled(field, problem, outcome, batch)
+
+
+def _labelled(field: AbstractVectorField, problem: Problem, outcome: Outcome, batch: torch.Size) -> Solution:
+    def shaped(value: Tensor) -> Tensor:
+        return value.reshape((*batch, *value.shape[1:]))
+
+    return Solution(
+        field,
+        shaped(problem.times),
+        shaped(outcome.states),
+        shaped(problem.parameters),
+        shaped(outcome.status),
+        shaped(outcome.reached),
+        shaped(outcome.culprit),
+        Statistics(*(shaped(value) for value in outcome.statistics)),
+        shaped(outcome.method),
+        outcome.methods,
+    )
+
+
+def _flat(schedule: Schedule, batch: torch.Size) -> Schedule:
+    if not schedule.batch_shape:
+        return schedule
+    wide = schedule.expand(batch)
+    parts = (getattr(wide, name).reshape(-1, schedule.size) for name in ("target", "time", "amount", "duration"))
+    return Schedule(schedule.targets, *parts)
+
+
+def _filled(
+    given: Tensor | Mapping[str, Any] | None, default: Tensor, names: Sequence[str], kind: str, problems: list[str]
+) -> Tensor:
+    """`default` with the named columns replaced, or a full tensor checked for its width."""
+    if given is None:
+        return default
+    if not isinstance(given, Mapping):
+        values = torch.as_tensor(given, dtype=default.dtype)
+        if values.shape[-1:] != default.shape[-1:]:
+            expected = f"`(*batch, {len(names)})`: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+            problems.append(f"{kind}s have the shape {tuple(values.shape)}, expected {expected}")
+            return default
+        return values
+    problems += [f"`{name}` is not a {kind}{nearest(name, names)}" for name in given if name not in names]
+    columns = {name: torch.as_tensor(value, dtype=default.dtype) for name, value in given.items() if name in names}
+    try:
+        batch = torch.broadcast_shapes(default.shape[:-1], *(value.shape for value in columns.values()))
+    except RuntimeError:
+        shapes = ", ".join(f"`{name}` {tuple(value.shape)}" for name, value in columns.items())
+        problems.append(f"the batches of the {kind}s do not fit each other: {shapes}")
+        return default
+    wide = default.expand(*batch, len(names))
+    return torch.stack([columns[n].expand(batch) if n in columns else wide[..., i] for i, n in enumerate(names)], dim=-1) if names else wide
+
+
+def _batch(problems: list[str], **shapes: torch.Size) -> torch.Size:
+    try:
+        return torch.Size(torch.broadcast_shapes(*shapes.values()))
+    except RuntimeError:
+        problems.append("batches do not fit each other: " + ", ".join(f"`{k}` {tuple(v)}" for k, v in shapes.items()))
+        return torch.Size()
+
+
+def _time_problems(time: Tensor, start: Tensor) -> list[str]:
+    if time.ndim == 0:
+        return ["`times` is a single number; give a sequence, for instance [1.0]"]
+    problems = []
+    gaps = time[..., 1:] - time[..., :-1]
+    if bool((gaps < 0).any()):
+        problems.append("`times` go backwards; sort them within each subject")
+    if bool((time[..., :-1].isnan() & ~time[..., 1:].isnan()).any()):
+        problems.append("`times` have NaN between numbers; NaN may only pad the end of a row")
+    if bool(time.isinf().any()) or not bool(start.isfinite().all()):
+        problems.append("`times` and `start` must be finite")
+    try:
+        early = bool((time < start.unsqueeze(-1)).any())
+    except RuntimeError:
+        return problems
+    if early:
+        problems.append("`times` come before `start`; a simulation runs forward in time")
+    return problems
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise SolveError("the simulation cannot be set up:", problems)

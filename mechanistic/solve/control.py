@@ -1,0 +1,67 @@
+"""Step size control, one clock a subject."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mechanistic.solve.method import AbstractMethod
+from mechanistic.solve.problem import Tolerance
+
+SAFETY = 0.9
+SMALLEST, LARGEST = 0.2, 10.0
+UNDERSHOOTS = 6
+"""Retries that numerical undershoot below zero gets in a row; a solution that truly changes sign is let through then."""
+
+
+class Verdict(NamedTuple):
+    """What step control says of a trial step.
+
+    Attributes:
+        accepted: `(row,)`.
+        ratio: error over tolerance, `(row,)`; infinite where the step is not finite.
+        undershot: rejected for going below zero only, `(row,)`.
+        culprit: the state that limits the step, `(row,)`.
+    """
+
+    accepted: Tensor
+    ratio: Tensor
+    undershot: Tensor
+    culprit: Tensor
+
+
+def judge(
+    x: Tensor, end: Tensor, error: Tensor, scales: Tensor, nonnegative: Tensor, undershoots: Tensor, tolerance: Tolerance
+) -> Verdict:
+    """Compares the error of a step with the tolerance, in the maximum norm: no state hides behind the others."""
+    allowed = tolerance.atol * scales + tolerance.rtol * torch.maximum(x.abs(), end.abs())
+    finite = end.isfinite().all(-1) & error.isfinite().all(-1)
+    share = torch.where(finite.unsqueeze(-1), error.abs() / allowed, torch.inf)
+    ratio, culprit = share.max(dim=-1)
+    bad = torch.where(end.isfinite(), 0.0, 1.0).max(dim=-1)
+    floor = -tolerance.atol * scales
+    below = nonnegative & (end < floor) & (x >= floor)
+    undershot = below.any(-1) & (undershoots < UNDERSHOOTS) & finite
+    return Verdict((ratio <= 1) & ~undershot, ratio, undershot, torch.where(bad.values > 0, bad.indices, culprit))
+
+
+def factor(method: AbstractMethod, verdict: Verdict, before: Tensor) -> Tensor:
+    """What to multiply the step by: the PI controller of Hairer & Wanner, Solving ODEs II, section IV.2."""
+    exponent = 1 / (method.error_order + 1)
+    ratio = verdict.ratio.clamp_min(1e-10)
+    grow = SAFETY * ratio ** (-0.7 * exponent) * before.clamp_min(1e-4) ** (0.4 * exponent)
+    shrink = (SAFETY * ratio**-exponent).clamp(max=0.9)
+    change = torch.where(verdict.accepted, grow, torch.where(verdict.ratio.isfinite(), shrink, 0.1))
+    return torch.where(verdict.undershot, 0.25, change.clamp(SMALLEST, LARGEST))
+
+
+def first_step(x: Tensor, slope: Tensor, scales: Tensor, tolerance: Tolerance, span: Tensor) -> Tensor:
+    """A careful first step: one that changes no state by more than a hundredth of what the tolerance looks at.
+
+    Hairer, Nørsett & Wanner, Solving ODEs I, section II.4, without the second evaluation.
+    """
+    weight = tolerance.atol * scales + tolerance.rtol * x.abs()
+    size, speed = (x.abs() / weight).amax(-1), (slope.abs() / weight).amax(-1)
+    guess = torch.where((size > 1e-5) & (speed > 1e-5), 0.01 * size / speed, 1e-6 * span)
+    usable = torch.where(guess.isfinite() & (guess > 0), guess, 1e-6 * span)
+    return torch.minimum(usable, span)

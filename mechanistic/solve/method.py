@@ -1,0 +1,87 @@
+"""One-step methods: what the loop and the gradient need of them."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mechanistic.field import AbstractVectorField, Linearisation
+from mechanistic.solve.problem import AbstractSolver
+
+
+class Rhs(NamedTuple):
+    """The right-hand side of some rows: a field, their parameters and constant inputs.
+
+    Attributes:
+        field: `f(t, x, p)`.
+        parameters: `(row, parameter)`.
+        inputs: constant input, amount per time, `(row, state)`; None when there is none at all.
+    """
+
+    field: AbstractVectorField
+    parameters: Tensor
+    inputs: Tensor | None
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        """dx/dt, `(row, state)`."""
+        rate: Tensor = self.field(t, x, self.parameters)
+        return rate if self.inputs is None else rate + self.inputs
+
+    def linearise(self, t: Tensor, x: Tensor) -> Linearisation:
+        """∂f/∂x and ∂f/∂t; the inputs are constant."""
+        return self.field.linearise(t, x, self.parameters)
+
+
+class Step(NamedTuple):
+    """One step of a method.
+
+    Attributes:
+        x: states at the end of the step, `(row, state)`.
+        error: estimate of the local error, `(row, state)`.
+        stages: what dense output needs, `(stage, row, state)`.
+        last: f at the end of the step when the method has it for free, else None.
+        stiffness: estimate of `h · |λ|`, `(row,)`, where the method offers one, else None.
+    """
+
+    x: Tensor
+    error: Tensor
+    stages: Tensor
+    last: Tensor | None
+    stiffness: Tensor | None
+
+
+def combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
+    """The sum of stages times weights."""
+    total = weights[0] * stages[0]
+    for weight, stage in zip(weights[1:], stages[1:], strict=True):
+        total = torch.add(total, stage, alpha=weight)
+    return total
+
+
+class AbstractMethod(AbstractSolver):
+    """A one-step method with an embedded error estimate and dense output.
+
+    Attributes:
+        order: order of the solution that is propagated.
+        error_order: order of the embedded error estimate, for step control.
+        reuses_last: whether a step ends with f at its end, which the next step starts from.
+        max_steps: steps that a subject may take, rejected ones included.
+    """
+
+    order: int
+    error_order: int
+    reuses_last: bool
+    max_steps: int
+
+    @abstractmethod
+    def step(self, rhs: Rhs, t: Tensor, x: Tensor, h: Tensor, first: Tensor | None = None) -> Step:
+        """One step of size `h` `(row,)` from `(t, x)`; `first` is f(t, x) where it is known already.
+
+        A pure, differentiable function; a step of zero length returns `x + h f(t, x)`.
+        """
+
+    @abstractmethod
+    def interpolate(self, theta: Tensor, x: Tensor, end: Tensor, h: Tensor, stages: Tensor) -> Tensor:
+        """Dense output, `(row, state)`, at the fraction `theta` `(row,)` of steps from `x` to `end`."""

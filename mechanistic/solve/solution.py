@@ -1,0 +1,135 @@
+"""Trajectories with labels: what a simulation returns."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mechanistic.errors import SolveError
+from mechanistic.field import AbstractVectorField
+from mechanistic.solve.problem import Statistics, Status
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LISTED = 20
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Simulated trajectories of one subject or of a batch.
+
+    Attributes:
+        field: what was simulated; holds the names.
+        times: output times, `(*batch, time)`; NaN where a row is padded.
+        states: `(*batch, time, state)`; NaN after a failure and where a row is padded.
+        parameters: `(*batch, parameter)`.
+        status: `Status` of each subject, `(*batch,)`.
+        reached: time that each subject reached, `(*batch,)`.
+        culprit: index of the state that limited the last step, `(*batch,)`.
+        statistics: accepted and rejected steps of each subject.
+        method: index into `methods` of what served each subject, `(*batch,)`.
+        methods: names of the methods.
+    """
+
+    field: AbstractVectorField
+    times: Tensor
+    states: Tensor
+    parameters: Tensor
+    status: Tensor
+    reached: Tensor
+    culprit: Tensor
+    statistics: Statistics
+    method: Tensor
+    methods: tuple[str, ...]
+
+    @property
+    def succeeded(self) -> Tensor:
+        """Whether each subject reached its end, bool `(*batch,)`."""
+        return self.status == Status.OK
+
+    def observe(self) -> Tensor:
+        """Observables at the output times, `(*batch, time, observable)`; differentiable, NaN where the states are."""
+        valid = self.states.isfinite().all(-1)
+        parameters = self.parameters.unsqueeze(-2).expand(*self.states.shape[:-1], -1)
+        values = self.states.new_full((*self.states.shape[:-1], len(self.field.observable_names)), torch.nan)
+        seen = self.field.observe(self.times[valid], self.states[valid], parameters[valid])
+        return values.masked_scatter(valid.unsqueeze(-1), seen)
+
+    def check(self, subjects: Sequence[Any] | None = None) -> "Solution":
+        """This solution, when every subject reached its end.
+
+        Raises:
+            SolveError: names each subject that did not, with the time, the state that limited the step, and advice.
+        """
+        failed = (self.status.reshape(-1) != Status.OK).nonzero().squeeze(1).tolist()
+        if failed:
+            problems = [self._failure(row, subjects) for row in failed[:LISTED]]
+            if len(failed) > LISTED:
+                problems.append(f"… and {len(failed) - LISTED} more subjects")
+            raise SolveError(f"{len(failed)} of {self.status.numel()} simulations did not reach the end:", problems)
+        return self
+
+    def dataset(self, subjects: Sequence[Any] | None = None, observables: bool = True) -> "xr.Dataset":
+        """One variable a state and observable, dims `(subject, time)`, or `(time,)` without a batch.
+
+        Ragged times give the dims `(subject, sample)` with `time` as a coordinate. The variable `status` says how each
+        subject ended; values after a failure are NaN.
+
+        Args:
+            subjects: labels of the subjects; 0, 1, … when None.
+            observables: whether to add the observables.
+        """
+        import xarray as xr
+
+        batched = self.status.ndim > 0
+        times = self.times.detach().reshape(-1, self.times.shape[-1]).cpu().numpy()
+        shared = bool((times == times[:1]).all())
+        along = "time" if shared else "sample"
+        dims = ("subject", along) if batched else (along,)
+        names = (*self.field.state_names, *(self.field.observable_names if observables else ()))
+        values = torch.cat([self.states, self.observe()], dim=-1) if observables else self.states
+        array = values.detach().reshape(*((-1,) if batched else ()), *values.shape[-2:]).cpu().numpy()
+        unit = {name: self.field.unit_of(name) for name in (*names, "time")}
+        variables = {
+            name: (dims, np.ascontiguousarray(array[..., i]), {"units": unit[name]} if unit[name] else {})
+            for i, name in enumerate(names)
+        }
+        time = (along, times[0]) if shared else (dims, times.reshape(array.shape[:-1]))
+        time_attrs = {"units": unit["time"]} if unit["time"] else {}
+        coords: dict[str, Any] = {"time": (*time, time_attrs)}
+        status = self.status.reshape(-1).cpu().numpy()
+        meaning = {"flags": ", ".join(f"{s.value}: {s.name}" for s in Status)}
+        if batched:
+            coords["subject"] = list(range(len(status))) if subjects is None else list(subjects)
+            variables["status"] = (("subject",), status, meaning)
+        else:
+            variables["status"] = ((), status[0], meaning)
+        return xr.Dataset(variables, coords)
+
+    def plot(self, variables: Sequence[str] | None = None) -> Any:
+        """A matplotlib figure of the trajectories; see `mechanistic.plots.trajectories`."""
+        from mechanistic.plots import trajectories
+
+        return trajectories(self.dataset(), variables)
+
+    def __repr__(self) -> str:
+        shape = "one subject" if self.status.ndim == 0 else f"{self.status.numel()} subjects"
+        ended = Counter(Status(s).name for s in self.status.reshape(-1).tolist())
+        served = Counter(self.methods[m] for m in self.method.reshape(-1).tolist())
+        steps = int(self.statistics.steps.sum())
+        return f"Solution({shape}, {self.times.shape[-1]} times, {dict(ended)}, {dict(served)}, {steps} steps)"
+
+    def _failure(self, row: int, subjects: Sequence[Any] | None) -> str:
+        status = Status(int(self.status.reshape(-1)[row]))
+        reached = float(self.reached.reshape(-1)[row])
+        state = self.field.state_names[int(self.culprit.reshape(-1)[row])]
+        who = "the simulation" if self.status.ndim == 0 else f"subject '{row if subjects is None else subjects[row]}'"
+        unit = self.field.unit_of("time")
+        when = f"t = {reached:.6g}{' ' + unit if unit else ''}"
+        return f"{who}: stopped at {when} in state `{state}`: {status.advice}"
