@@ -135,7 +135,11 @@ def _filled(
         problems.append(f"the batches of the {kind}s do not fit each other: {shapes}")
         return default
     wide = default.expand(*batch, len(names))
-    return torch.stack([columns[n].expand(batch) if n in columns else wide[..., i] for i, n in enumerate(names)], dim=-1) if names else wide
+    return (
+        torch.stack([columns[n].expand(batch) if n in columns else wide[..., i] for i, n in enumerate(names)], dim=-1)
+        if names
+        else wide
+    )
 
 
 def _batch(problems: list[str], **shapes: torch.Size) -> torch.Size:

@@ -17,8 +17,10 @@ from neural.series import Series
 
 _EVALUATE_EVERY = 10
 _HELD_OUT_SAMPLES = 8
-_LARGEST_GRADIENT = 5.0
 _FINAL_RATE = 0.1
+
+# Just below the usual norms: one rare norm of a thousand would otherwise fill Adam's second moments and stall it.
+_LARGEST_GRADIENT = 0.5
 
 
 class StopReason(Enum):
@@ -113,7 +115,7 @@ def train_latent_ode(
     """Maximises the evidence lower bound with Adam; `model` itself stays as it is.
 
     The weight of the divergence from the prior rises from 0 to 1 over the first fifth of the iterations, the learning
-    rate falls to a tenth along half a cosine, gradients are clipped to norm 5. Ctrl-C returns the best found so far.
+    rate falls to a tenth along half a cosine, gradients are clipped to norm 0.5. Ctrl-C returns the best found so far.
 
     Args:
         model: where to start; a copy is trained.

@@ -179,7 +179,9 @@ class _Translator:
             else:
                 above.append(_number(b, self.register(b, factor, slots)))
         negative = [r for r in above if b.number(r) == -1.0]
-        top = _chain(b, "mul", [r for r in above if r not in negative]) if len(above) > len(negative) else b.constant(1.0)
+        top = (
+            _chain(b, "mul", [r for r in above if r not in negative]) if len(above) > len(negative) else b.constant(1.0)
+        )
         result = b.apply("div", top, _chain(b, "mul", below)) if below else top
         return b.apply("neg", result) if len(negative) % 2 else result
 
@@ -197,9 +199,7 @@ class _Translator:
         rest = self._guarded(b, pairs[1:], slots, b.apply("not", chosen))
         return b.apply("where", chosen, first, rest)
 
-    def _guarded(
-        self, b: TapeBuilder, pairs: list[Any], slots: Mapping[sympy.Symbol, int], condition: int
-    ) -> int:
+    def _guarded(self, b: TapeBuilder, pairs: list[Any], slots: Mapping[sympy.Symbol, int], condition: int) -> int:
         """Branches whose symbols pass no gradient where `condition` does not hold."""
         used = set().union(*(part.free_symbols for pair in pairs for part in pair))
         plain = all(isinstance(value, sympy.Symbol | sympy.Number) for value, _ in pairs)

@@ -65,7 +65,9 @@ class Family(nn.Module):
         for instruction in shape.tape.instructions:
             arguments = tuple(place[a] for a in instruction.arguments)
             number = instruction.operation == "const"
-            place.append(builder.constant(instruction.value) if number else builder.apply(instruction.operation, *arguments))
+            place.append(
+                builder.constant(instruction.value) if number else builder.apply(instruction.operation, *arguments)
+            )
         output = place[shape.tape.outputs[0]]
         slopes = {slot: differentiate(builder, output, slot) for slot in moving}
         self.slopes = tuple(slot for slot, register in slopes.items() if register is not None)
@@ -109,7 +111,9 @@ def _stack(values: Sequence[Tensor | float], like: Tensor, members: int) -> list
     return [v.expand(shape) if isinstance(v, Tensor) else like.new_full((), v).expand(shape) for v in values]
 
 
-def group(expressions: Sequence[sympy.Expr], model: KineticModel, layout: Layout, moving: frozenset[str]) -> list[Family]:
+def group(
+    expressions: Sequence[sympy.Expr], model: KineticModel, layout: Layout, moving: frozenset[str]
+) -> list[Family]:
     """Families of `expressions`; `moving` are the assignments that depend on the state or on time."""
     kind = kind_of(frozenset(layout.states), frozenset(layout.parameters))
     grouped: dict[tuple[Shape, tuple[bool, ...]], list[tuple[int, list[int]]]] = {}
@@ -134,7 +138,11 @@ class Expressions(nn.Module):
     """
 
     def __init__(
-        self, expressions: Sequence[sympy.Expr], model: KineticModel, layout: Layout, moving: frozenset[str] = frozenset()
+        self,
+        expressions: Sequence[sympy.Expr],
+        model: KineticModel,
+        layout: Layout,
+        moving: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         self.families = nn.ModuleList(group(expressions, model, layout, moving))

@@ -34,7 +34,9 @@ class RateField(AbstractVectorField):
         self.observable_names = tuple(model.observables)
         layers = assignment_layers(model)
         order = [name for layer in layers for name in layer]
-        self._layout = Layout(*({n: i for i, n in enumerate(names)} for names in (self.state_names, self.parameter_names, order)))
+        self._layout = Layout(
+            *({n: i for i, n in enumerate(names)} for names in (self.state_names, self.parameter_names, order))
+        )
         moving = moving_assignments(model)
         compiled = [Expressions([model.assignments[n] for n in layer], model, self._layout, moving) for layer in layers]
         self._layers = nn.ModuleList(compiled)
@@ -45,8 +47,12 @@ class RateField(AbstractVectorField):
         self._initial = Expressions(initial, model, self._layout)
         self._chain = _Chain([*compiled, self._laws], self._layout, _net(model))
         dtype = torch.float64
-        self.register_buffer("_net", torch.tensor(_net(model), dtype=dtype).reshape(len(model.states), -1), persistent=False)
-        self.register_buffer("_nominal", torch.tensor([p.value for p in model.parameters], dtype=dtype), persistent=False)
+        self.register_buffer(
+            "_net", torch.tensor(_net(model), dtype=dtype).reshape(len(model.states), -1), persistent=False
+        )
+        self.register_buffer(
+            "_nominal", torch.tensor([p.value for p in model.parameters], dtype=dtype), persistent=False
+        )
         self.register_buffer("scales", torch.tensor(state_scales(model), dtype=dtype), persistent=False)
         nonnegative = torch.tensor([state.nonnegative for state in model.states], dtype=torch.bool)
         self.register_buffer("nonnegative", nonnegative, persistent=False)
@@ -114,7 +120,9 @@ class _Chain(nn.Module):
         self.plain: list[bool] = []
         for level, part in enumerate(parts):
             entries, links = _links(part, totals, n)
-            self.register_buffer(f"links{level}", torch.tensor(links, dtype=torch.long).reshape(-1, 3).T, persistent=False)
+            self.register_buffer(
+                f"links{level}", torch.tensor(links, dtype=torch.long).reshape(-1, 3).T, persistent=False
+            )
             self.sizes.append(len(entries))
             self.plain.append(links == [(i, -1, i) for i in range(len(part.terms))])
             base = len(totals)

@@ -31,7 +31,13 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    x: Tensor, end: Tensor, error: Tensor, scales: Tensor, nonnegative: Tensor, undershoots: Tensor, tolerance: Tolerance
+    x: Tensor,
+    end: Tensor,
+    error: Tensor,
+    scales: Tensor,
+    nonnegative: Tensor,
+    undershoots: Tensor,
+    tolerance: Tolerance,
 ) -> Verdict:
     """Compares the error of a step with the tolerance, in the maximum norm: no state hides behind the others."""
     allowed = tolerance.atol * scales + tolerance.rtol * torch.maximum(x.abs(), end.abs())

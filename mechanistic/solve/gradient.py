@@ -106,7 +106,9 @@ def _values(context: _Context, inputs: tuple[Tensor, ...]) -> Tensor:
     for chunk in _pieces(len(used), n, out):
         rows = used[chunk]
         mine = (where >= chunk[0]) & (where <= chunk[-1])
-        step = method.step(_rhs(problem, record, rows, inputs[0], inputs[4]), record.t[rows], record.x[rows], record.h[rows])
+        step = method.step(
+            _rhs(problem, record, rows, inputs[0], inputs[4]), record.t[rows], record.x[rows], record.h[rows]
+        )
         local = where[mine] - chunk[0]
         theta = (reading.time[mine] - record.t[rows][local]) / record.h[rows][local]
         ends = step.x[local], record.h[rows][local], step.stages[:, local]

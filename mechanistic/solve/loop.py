@@ -201,7 +201,14 @@ class _Run:
         rows = accepted.nonzero().squeeze(1)
         if len(rows):
             self.pieces.append(
-                (clocks.subject[rows], clocks.nodes[rows], clocks.t[rows], trial[rows], clocks.x[rows], clocks.segment[rows])
+                (
+                    clocks.subject[rows],
+                    clocks.nodes[rows],
+                    clocks.t[rows],
+                    trial[rows],
+                    clocks.x[rows],
+                    clocks.segment[rows],
+                )
             )
 
     def _record(self, node_of_stop: Tensor, clocks: _Clocks) -> Record:

@@ -31,7 +31,9 @@ class TorchDiffEq(AbstractSolver):
 
     def __post_init__(self) -> None:
         if self.method not in ADAPTIVE:
-            raise ValueError(f"{self.method!r} is not an adaptive method of torchdiffeq; choose from {', '.join(ADAPTIVE)}")
+            raise ValueError(
+                f"{self.method!r} is not an adaptive method of torchdiffeq; choose from {', '.join(ADAPTIVE)}"
+            )
 
     def solve(self, problem: Problem) -> Outcome:
         times, jumps, rates = problem.stops.times, problem.stops.jumps, problem.stops.rates
