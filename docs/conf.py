@@ -23,11 +23,12 @@ nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 
-autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 # Docstrings write `code` in single backticks, as Markdown does.
 default_role = "code"
 
@@ -42,3 +43,12 @@ html_theme_options = {
     "footer_end": [],
 }
 exclude_patterns = ["_build"]
+
+
+def _skip(app, what, name, member, skip, options):
+    """Leaves out the fields of named tuples, which the `Attributes` of their class describe."""
+    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", _skip)
