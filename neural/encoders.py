@@ -2,7 +2,7 @@
 
 import math
 from enum import Enum
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,7 @@ class RecurrentEncoder(nn.Module):
         return problems
 
 
-class _Reading:
+class _Reading(NamedTuple):
     """A series in the order of reading, times as gaps in units of the time scale.
 
     Attributes:
@@ -150,8 +150,10 @@ class _Reading:
         last_gap: `(*batch,)`, from the last step with an observation to the origin.
     """
 
-    def __init__(self, seen: Tensor, features: Tensor, gaps: Tensor, last_gap: Tensor) -> None:
-        self.seen, self.features, self.gaps, self.last_gap = seen, features, gaps, last_gap
+    seen: Tensor
+    features: Tensor
+    gaps: Tensor
+    last_gap: Tensor
 
     @classmethod
     def of(
@@ -167,13 +169,12 @@ class _Reading:
         if direction is Direction.BACKWARD:
             times, values, mask, sign = times.flip(-1), values.flip(-2), mask.flip(-2), -sign
         seen = mask.any(-1)
-        # Padding may hold NaN, and NaN times a zero gradient is NaN: it is replaced before any arithmetic.
-        clock = torch.where(seen, times, 0.0) * sign
+        clock = times * sign
+        # Masked values may be NaN, and NaN times zero is NaN, in gradients too: they are replaced, not multiplied.
         observed = torch.where(mask, values, 0.0)
         first = torch.where(seen, clock, torch.inf).amin(-1, keepdim=True)
         gaps = _since_last(clock, seen, first)
         channel_gaps = _since_last(clock[..., None], mask, first[..., None], axis=-2)
-        channel_gaps = torch.where(seen[..., None], channel_gaps, 0.0)
         features = torch.cat([observed, mask.to(values.dtype), torch.log1p(channel_gaps)], -1)
         last = torch.where(seen, clock, -torch.inf).amax(-1)
         if origin is None:
@@ -189,7 +190,7 @@ def _turn(h: Tensor, along: Tensor, across: Tensor) -> Tensor:
 
 
 def _since_last(clock: Tensor, seen: Tensor, first: Tensor, axis: int = -1) -> Tensor:
-    """Time since the step before at which `seen` was true, counted from `first` until then; 0 where not seen itself."""
+    """Time since the step before at which `seen` was true, counted from `first` until then; 0 at padding."""
     reached = torch.where(seen, clock, -torch.inf).cummax(axis).values
     start = torch.full_like(reached.narrow(axis, 0, 1), -torch.inf)
     before = torch.cat([start, reached.narrow(axis, 0, reached.shape[axis] - 1)], axis)

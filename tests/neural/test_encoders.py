@@ -60,6 +60,16 @@ def test_masked_values_change_nothing_and_give_no_nan_gradient(direction):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+def test_times_of_padding_give_no_nan_gradient(direction):
+    times, values, mask = example()
+    mask[:, 5:], times[:, 5:] = False, math.nan
+    times.requires_grad_()
+    encoder(direction)(times, values, mask, -1.0 if direction is Direction.BACKWARD else 9.0).mean.sum().backward()
+    assert torch.equal(times.grad[:, 5:], torch.zeros(4, 2, dtype=torch.float64))
+    assert bool((times.grad[:, :5][mask[:, :5].any(-1)] != 0).all())
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("origin", [None, 0.0])
 def test_only_differences_of_times_matter(direction, origin):
     times, values, mask = example()
