@@ -1,0 +1,176 @@
+"""Opening an SBML file safely: bounded in size and depth, without entities, checked against the standard."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+from xml.parsers import expat
+
+import libsbml
+
+from mechanistic.errors import InvalidSBML
+
+SIZE_LIMIT = 50_000_000
+"""Largest file that is read, in bytes."""
+
+DEPTH_LIMIT = 400
+"""Deepest nesting of elements; libsbml walks trees recursively and would overrun its stack on hostile ones."""
+
+FORMULA_LIMIT = 20_000
+"""Longest text formula of a Level 1 file, in characters; it bounds the depth of the tree that libsbml builds."""
+
+SUPPORTED_PACKAGES = ("/l3v2extendedmath/",)
+"""Packages that only add functions which Level 3 Version 2 has anyway."""
+
+HARMLESS_ERRORS = (10313,)
+"""libsbml's errors that do not touch the mathematics: names of units that are not defined; units are text here."""
+
+_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
+_UNCHECKED = (
+    libsbml.LIBSBML_CAT_UNITS_CONSISTENCY,
+    libsbml.LIBSBML_CAT_MODELING_PRACTICE,
+    libsbml.LIBSBML_CAT_SBO_CONSISTENCY,
+)
+
+
+@final
+class Document:
+    """An SBML document that libsbml has read and found valid.
+
+    Attributes:
+        title: what the source is called in messages.
+        tree: libsbml's document; owns every object reached from `model`.
+        model: libsbml's model.
+        required_packages: namespaces of packages that change the meaning of the model and are not supported.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        self.title, text, self.required_packages = checked_text(source)
+        self.tree = libsbml.readSBMLFromString(_DECLARATION.sub("", text, count=1))
+        self._refuse_errors()
+        if self.tree.getLevel() == 1:
+            self._raise_level()
+        if not self.required_packages:
+            for category in _UNCHECKED:
+                self.tree.setConsistencyChecks(category, False)
+            self.tree.checkConsistency()
+            self._refuse_errors()
+        self.model = self.tree.getModel()
+        if self.model is None:
+            raise InvalidSBML(f"{self.title} cannot be read:", ["the file holds no model"])
+
+    def _raise_level(self) -> None:
+        """Level 1 is read through libsbml's own conversion, which keeps the meaning."""
+        converted = self.tree.setLevelAndVersion(2, 4, False)
+        if not converted:
+            self._refuse_errors()
+            raise InvalidSBML(f"{self.title} cannot be read:", ["libsbml cannot convert it from Level 1 to Level 2"])
+
+    def _refuse_errors(self) -> None:
+        log = self.tree.getErrorLog()
+        errors = (log.getError(i) for i in range(log.getNumErrors()))
+        severe = (libsbml.LIBSBML_SEV_ERROR, libsbml.LIBSBML_SEV_FATAL)
+        serious = [e for e in errors if e.getSeverity() in severe and e.getErrorId() not in HARMLESS_ERRORS]
+        if serious:
+            problems = dict.fromkeys(_sentence(error) for error in serious)
+            raise InvalidSBML(f"{self.title} is not valid SBML:", problems)
+
+
+def checked_text(source: str | Path) -> tuple[str, str, tuple[str, ...]]:
+    """What the source is called, its text, and the packages that it needs and that are not supported.
+
+    Raises:
+        InvalidSBML: when the text is too large, nested too deeply, not well-formed, or not SBML.
+    """
+    title, text = _source_text(source)
+    scan = _Scan(title)
+    scan.run(text)
+    return title, text, tuple(scan.required_packages)
+
+
+def _sentence(error: libsbml.SBMLError) -> str:
+    message = " ".join(error.getMessage().split())
+    return f"line {error.getLine()}: {message} (libsbml {error.getErrorId()})"
+
+
+def _source_text(source: str | Path) -> tuple[str, str]:
+    """What the source is called, and its text."""
+    if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("<"):
+        title, text = "the SBML text", source.lstrip("\ufeff")
+        _refuse_large(title, len(text))
+        return title, text
+    path = Path(source)
+    title = f"`{path.name}`"
+    with path.open("rb") as file:
+        data = file.read(SIZE_LIMIT + 1)
+    _refuse_large(title, len(data))
+    return title, _decoded(title, data)
+
+
+def _refuse_large(title: str, size: int) -> None:
+    if size > SIZE_LIMIT:
+        raise InvalidSBML(f"{title} cannot be read:", [f"it is larger than {SIZE_LIMIT // 1_000_000} MB"])
+
+
+def _decoded(title: str, data: bytes) -> str:
+    """The text of an XML file in the encoding that it declares (UTF-8 unless it says otherwise)."""
+    encoding = "utf-8-sig"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    else:
+        declared = re.match(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']", data)
+        if declared and declared[1].lower() not in (b"utf-8", b"utf8"):
+            encoding = declared[1].decode("ascii")
+    try:
+        return data.decode(encoding)
+    except (UnicodeDecodeError, LookupError) as error:
+        raise InvalidSBML(f"{title} cannot be read:", [f"the text is not {encoding}: {error}"]) from None
+
+
+@final
+class _Scan:
+    """A cheap first pass over the elements, before libsbml builds anything."""
+
+    def __init__(self, title: str) -> None:
+        self.required_packages: list[str] = []
+        self._title = title
+        self._depth = 0
+        self._parser = expat.ParserCreate(encoding="utf-8", namespace_separator=" ")
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.StartDoctypeDeclHandler = self._doctype
+
+    def run(self, text: str) -> None:
+        try:
+            self._parser.Parse(text.encode("utf-8", errors="surrogatepass"), True)
+        except expat.ExpatError as error:
+            problem = f"line {error.lineno}: {expat.ErrorString(error.code)}"
+            raise InvalidSBML(f"{self._title} is not well-formed XML:", [problem]) from None
+
+    def _refuse(self, problem: str) -> None:
+        line = self._parser.CurrentLineNumber
+        raise InvalidSBML(f"{self._title} cannot be read:", [f"line {line}: {problem}"])
+
+    def _start(self, name: str, attributes: Mapping[str, str]) -> None:
+        if self._depth == 0:
+            if name.rpartition(" ")[2] != "sbml":
+                self._refuse(f"the root element is <{name.rpartition(' ')[2]}>, not <sbml>")
+            self._packages(attributes)
+        self._depth += 1
+        if self._depth > DEPTH_LIMIT:
+            self._refuse(f"elements are nested deeper than {DEPTH_LIMIT} levels")
+        if len(attributes.get("formula", "")) > FORMULA_LIMIT:
+            self._refuse(f"a formula is longer than {FORMULA_LIMIT} characters")
+
+    def _end(self, name: str) -> None:
+        self._depth -= 1
+
+    def _packages(self, attributes: Mapping[str, str]) -> None:
+        for key, value in attributes.items():
+            namespace, _, attribute = key.rpartition(" ")
+            supported = any(package in namespace for package in SUPPORTED_PACKAGES)
+            if namespace and attribute == "required" and value.strip() in ("true", "1") and not supported:
+                self.required_packages.append(namespace)
+
+    def _doctype(self, *_: object) -> None:
+        self._refuse("a document type declaration is not allowed in SBML and is refused")

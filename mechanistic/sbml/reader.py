@@ -1,0 +1,264 @@
+"""SBML files read into kinetic models: syntax trees to symbols, without formulae as text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, final
+
+import libsbml
+import sympy
+from sympy import Expr
+
+from mechanistic.errors import InvalidSBML, ModelError
+from mechanistic.model import KineticModel, Parameter, Reaction, State, symbol, time
+from mechanistic.sbml.annotation import read_annotation
+from mechanistic.sbml.declarations import Declarations, Quantity
+from mechanistic.sbml.document import Document
+from mechanistic.sbml.findings import Findings
+from mechanistic.sbml.initial import at_start
+from mechanistic.sbml.reactions import ReactionReader, ReadReaction
+from mechanistic.sbml.translator import Function, Translator
+from mechanistic.sbml.units import time_unit
+
+
+def read_sbml(source: str | Path) -> KineticModel:
+    """The model of an SBML file, Level 1 to 3, as immutable symbols.
+
+    States are amounts; a species whose symbol is a concentration in the file appears as amount over compartment size,
+    and every species in a compartment with a size has its concentration as the observable `[id]`. Local parameters are
+    called `reaction.parameter`. Initial assignments stay expressions over the parameters, so that a changed parameter
+    changes what follows from it.
+
+    Args:
+        source: path of a file, or its text.
+
+    Raises:
+        InvalidSBML: lists everything in the file that the standard forbids, with line numbers.
+        UnsupportedSBML: lists every construct of a valid file that is not supported, with its id.
+    """
+    return _Reader(Document(source)).model()
+
+
+@final
+class _Reader:
+    """Gathers what a document says, then puts it together."""
+
+    def __init__(self, document: Document) -> None:
+        self._title = document.title
+        self._document = document
+        self._model = document.model
+        self._findings = Findings(document.title)
+        self._declared = Declarations(self._model, self._findings)
+        self._translator = Translator(self._functions(), self._findings)
+        self._refuse_constructs()
+        self._initial = self._initial_assignments()
+        self._assigned, self._rates = self._rules()
+        reading = ReactionReader(self._model, self._declared, self._translator, self._findings)
+        ruled = {*self._assigned, *self._rates}
+        self._reactions = reading.read(self._initial, ruled)
+        self._local_parameters = reading.parameters
+
+    def model(self) -> KineticModel:
+        """The model; raises when anything was found that stands in the way."""
+        quantities = self._declared.quantities.values()
+        states = [q for q in quantities if q.id in self._rates or (q.moves and q.id not in self._assigned)]
+        unset = {q.name for q in quantities if self._is_unset(q)}
+        states = [q for q in states if not (q.name in unset and self._is_idle(q))]
+        ruled = self._ruled()
+        raw = {q.name: self._raw(q) for q in quantities if q.name not in unset and q.id not in self._assigned}
+        start = at_start(raw, {q.name for q in states}, ruled, self._findings)
+        rates = self._amount_rates(start.varying)
+        self._refuse_unset(states, unset, {**raw, **ruled}, rates)
+        self._findings.check()
+        moving = {q.name for q in states}
+        constants = [q for q in quantities if q.name in start.values and q.name not in moving]
+        # A parameter in place of a stoichiometry could be changed without any effect on the reaction.
+        fixed = {
+            q.name: start.values[q.name]
+            for q in constants
+            if q.kind == "stoichiometry" or not start.values[q.name].is_Number
+        }
+        parameters = [self._parameter(q, start.values[q.name]) for q in constants if q.name not in fixed]
+        observables, assignments = self._separate_observables({**fixed, **ruled})
+        pieces: dict[str, Any] = {
+            "states": [self._state(q, start.values[q.name]) for q in states],
+            "parameters": [*parameters, *self._local_parameters],
+            "reactions": self._model_reactions(assignments),
+            "rates": rates,
+            "assignments": assignments,
+            "observables": {**self._concentrations(unset), **observables},
+        }
+        try:
+            return KineticModel(**pieces, **self._description())
+        except ModelError as error:
+            raise InvalidSBML(f"{self._title} makes no consistent model:", error.problems) from error
+
+    # What the file says
+
+    def _functions(self) -> dict[str, Function]:
+        found = {}
+        for item in _each(self._model.getListOfFunctionDefinitions()):
+            body = item.getBody()
+            if body is None:
+                self._findings.unsupported(f"function definition `{item.getId()}`: it has no mathematics")
+                continue
+            arguments = tuple(item.getArgument(i).getName() for i in range(item.getNumArguments()))
+            known = (read_annotation(item, "function") or {}).get("name", "")
+            found[item.getId()] = Function(arguments, body, known)
+        return found
+
+    def _refuse_constructs(self) -> None:
+        for namespace in self._document.required_packages:
+            self._findings.unsupported(f"package {namespace}")
+        for i, event in enumerate(_each(self._model.getListOfEvents())):
+            self._findings.unsupported(f"event {_label(event, i)}")
+        for i, rule in enumerate(_each(self._model.getListOfRules())):
+            if rule.isAlgebraic():
+                self._findings.unsupported(f"algebraic rule {_label(rule, i)}")
+
+    def _initial_assignments(self) -> dict[str, Expr]:
+        """Id to the value that an initial assignment gives to it."""
+        items = _each(self._model.getListOfInitialAssignments())
+        return {item.getSymbol(): self._translated(item, item.getSymbol(), "initial assignment") for item in items}
+
+    def _rules(self) -> tuple[dict[str, Expr], dict[str, Expr]]:
+        """Assignment rules and rate rules by id."""
+        assigned: dict[str, Expr] = {}
+        rates: dict[str, Expr] = {}
+        for rule in _each(self._model.getListOfRules()):
+            if rule.isAssignment():
+                assigned[rule.getVariable()] = self._translated(rule, rule.getVariable(), "assignment rule")
+            elif rule.isRate():
+                rates[rule.getVariable()] = self._translated(rule, rule.getVariable(), "rate rule")
+        return assigned, rates
+
+    def _translated(self, item: libsbml.SBase, target: str, kind: str) -> Expr:
+        return self._translator.expression(item.getMath(), self._declared.scope, f"{kind} of `{target}`")
+
+    # Values
+
+    def _is_unset(self, quantity: Quantity) -> bool:
+        return quantity.value is None and quantity.id not in self._initial and quantity.id not in self._assigned
+
+    def _is_idle(self, quantity: Quantity) -> bool:
+        """Whether nothing in the file moves or reads the quantity."""
+        moved = any(quantity.name in change for r in self._reactions for change in r.changes.values())
+        return not moved and quantity.id not in self._rates and quantity.symbol not in self._used_symbols()
+
+    def _used_symbols(self) -> set[sympy.Symbol]:
+        expressions = [*self._initial.values(), *self._assigned.values(), *self._rates.values()]
+        for reaction in self._reactions:
+            expressions += [reaction.law, *reaction.changes]
+        return set().union(*(expression.free_symbols for expression in expressions)) - {time}
+
+    def _raw(self, quantity: Quantity) -> Expr:
+        """The value at time zero as the file states it."""
+        if quantity.id in self._initial:
+            return quantity.amount(self._initial[quantity.id])
+        return quantity.value if quantity.value is not None else sympy.S.Zero
+
+    def _ruled(self) -> dict[str, Expr]:
+        """Name to assignment rule; a reaction whose id stands in mathematics is assigned its rate."""
+        quantities = self._declared.quantities
+        ruled = {quantities[i].name: quantities[i].amount(value) for i, value in self._assigned.items()}
+        used = self._used_symbols()
+        named = {r.id: r.law for r in self._reactions if symbol(r.id) in used or not r.plain}
+        return {**ruled, **{name: law for name, law in named.items() if name not in ruled}}
+
+    def _amount_rates(self, varying: set[str]) -> dict[str, Expr]:
+        """Rate rules as rates of amounts: d(cV)/dt = V dc/dt + c dV/dt."""
+        rates: dict[str, Expr] = {}
+        for identity, rate in self._rates.items():
+            quantity = self._declared.quantities[identity]
+            rates[quantity.name] = quantity.amount(rate)
+            if quantity.size is not None and quantity.size.name in varying:
+                growth = self._rates.get(quantity.compartment)
+                if growth is None:
+                    where = f"the size of `{quantity.compartment}` follows an assignment rule"
+                    self._findings.unsupported(f"rate rule of `{identity}`: it moves a concentration, and {where}")
+                    continue
+                rates[quantity.name] += quantity.meaning * growth
+        return rates
+
+    def _refuse_unset(
+        self, states: list[Quantity], unset: set[str], values: dict[str, Expr], rates: dict[str, Expr]
+    ) -> None:
+        """Notes every quantity without a value that something needs."""
+        moving = {q.name for q in states}
+        needed = [(f"`{name}`", value) for name, value in values.items()]
+        needed += [(f"rate rule of `{name}`", value) for name, value in rates.items()]
+        needed += [(f"reaction `{r.name}`", e) for r in self._reactions for e in (r.law, *r.changes)]
+        for quantity in self._declared.quantities.values():
+            if quantity.name not in unset:
+                continue
+            users = list(dict.fromkeys(place for place, e in needed if quantity.symbol in e.free_symbols))
+            if quantity.name in moving:
+                self._findings.unsupported(f"{quantity.kind} `{quantity.id}`: it has no initial value")
+            elif users:
+                self._findings.unsupported(f"{quantity.kind} `{quantity.id}`: no value, but used in {', '.join(users)}")
+
+    # Parts of the model
+
+    def _state(self, quantity: Quantity, initial: Expr) -> State:
+        notes = quantity.notes
+        if notes.get("initial") == "float" and initial.is_Integer:
+            initial = sympy.Float(float(initial))
+        scale = float(notes["scale"]) if "scale" in notes else None
+        moving = quantity.kind in ("species", "compartment")
+        nonnegative = notes["nonnegative"] == "true" if "nonnegative" in notes else moving
+        return State(quantity.name, initial, quantity.unit, scale, nonnegative)
+
+    def _parameter(self, quantity: Quantity, value: Expr) -> Parameter:
+        return Parameter(quantity.name, float(value), quantity.unit, quantity.description)
+
+    def _model_reactions(self, assignments: dict[str, Expr]) -> Iterator[Reaction]:
+        for reaction in self._reactions:
+            yield from reaction.parts(self._law(reaction, assignments))
+
+    def _law(self, reaction: ReadReaction, assignments: dict[str, Expr]) -> Expr:
+        assigned = assignments.get(reaction.id) == reaction.law
+        return symbol(reaction.id) if assigned else reaction.law
+
+    def _concentrations(self, unset: set[str]) -> dict[str, Expr]:
+        found = {}
+        for quantity in self._declared.quantities.values():
+            if quantity.kind == "species" and quantity.compartment in self._declared.sized:
+                size = self._declared.quantities[quantity.compartment]
+                if not {quantity.name, size.name} & unset:
+                    found[f"[{quantity.name}]"] = quantity.symbol / size.symbol
+        return found
+
+    def _separate_observables(self, assignments: dict[str, Expr]) -> tuple[dict[str, Expr], dict[str, Expr]]:
+        """What a model was written with as observables, and the assignments proper."""
+        marked = {q.name for q in self._declared.quantities.values() if q.notes.get("role") == "observable"}
+        used = {atom.name for atom in self._used_symbols()}
+        observables = {name: value for name, value in assignments.items() if name in marked - used}
+        return observables, {name: value for name, value in assignments.items() if name not in observables}
+
+    def _description(self) -> dict[str, Any]:
+        notes = read_annotation(self._model, "model") or {}
+        return {
+            "name": notes.get("name", self._model.getName() or self._model.getId()),
+            "source": notes.get("source", _published(self._model)),
+            "time_unit": notes.get("time_unit", time_unit(self._model)),
+        }
+
+
+def _published(model: libsbml.Model) -> str:
+    """Links to what describes the model, from its MIRIAM annotation."""
+    links: list[str] = []
+    for i in range(model.getNumCVTerms()):
+        term = model.getCVTerm(i)
+        kinds = (libsbml.BQM_IS_DESCRIBED_BY, libsbml.BQM_IS)
+        if term.getQualifierType() == libsbml.MODEL_QUALIFIER and term.getModelQualifierType() in kinds:
+            links += [term.getResourceURI(j) for j in range(term.getNumResources())]
+    return " ".join(links)
+
+
+def _label(item: libsbml.SBase, index: int) -> str:
+    """The id of an element, or its place in its list."""
+    identity = item.getIdAttribute()
+    return f"`{identity}`" if identity else f"number {index + 1}"
+
+
+def _each(items: Any) -> Iterator[Any]:
+    return (items.get(i) for i in range(items.size()))

@@ -1,0 +1,280 @@
+"""Kinetic models written as SBML Level 3 Version 2."""
+
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import final
+
+import libsbml
+from sympy import Basic, Expr, Integer, Rational
+
+from mechanistic.errors import ModelError
+from mechanistic.model import KineticModel, Parameter, Reaction, State, time
+from mechanistic.sbml.annotation import write_annotation
+from mechanistic.sbml.mathematics import (
+    DEFINED,
+    EXACT_CLASS,
+    FUNCTION_PREFIX,
+    Untranslatable,
+    definition_node,
+    literal,
+    write_node,
+)
+from mechanistic.sbml.reactions import exact
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED = {"time", "avogadro", "delay", "rateof", "pi", "exponentiale", "true", "false", "infinity", "notanumber"}
+_NUMBER = re.compile(rf'<cn\b[^>]*\bclass="{EXACT_CLASS}([^"]+)"[^>]*>.*?</cn>', re.DOTALL)
+_ELEMENT = re.compile(r'(<(?:parameter|species)\s[^>]*?\bid="([^"]+)"[^>]*?\s(?:value|initialAmount)=")[^"]*(")')
+
+
+def write_sbml(model: KineticModel, path: str | Path | None = None) -> str:
+    """The model as SBML Level 3 Version 2, which `read_sbml` reads back to an equal model.
+
+    States are species in amounts, in one compartment of size 1 that only holds them; observables are parameters with
+    assignment rules. What SBML has no place for (units as text, scales, names that are not SBML ids, ...) stands in
+    annotations of the namespace `urn:kinetwin:model:1`.
+
+    Args:
+        model: any kinetic model.
+        path: file to write as well; it is replaced as a whole or not at all.
+
+    Raises:
+        ModelError: lists every expression that has no counterpart in SBML.
+    """
+    text = _Writer(model).text()
+    if path is not None:
+        _replace_file(Path(path), text)
+    return text
+
+
+def written_ids(model: KineticModel) -> dict[str, str]:
+    """Name of each state, parameter, assignment and observable to its id in the text of `write_sbml`."""
+    return dict(_Writer(model).ids)
+
+
+def _replace_file(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _is_normal(value: float) -> bool:
+    """Whether attributes of SBML can hold `value`; libsbml refuses subnormal numbers."""
+    return value == 0 or sys.float_info.min <= abs(value) < math.inf
+
+
+@final
+class _Identifiers:
+    """Ids for names: the name itself where SBML allows it."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._taken = {name for name in names if _allowed(name)}
+        self._used: set[str] = set()
+
+    def give(self, name: str) -> str:
+        """A new id that is `name` or resembles it."""
+        if _allowed(name) and name not in self._used:
+            identity = name
+        else:
+            plain = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_") or "x"
+            plain = plain if _IDENTIFIER.fullmatch(plain) else f"_{plain}"
+            identity, count = (plain if _allowed(plain) else f"{plain}_"), 2
+            while identity in self._taken or identity in self._used:
+                identity, count = f"{plain}_{count}", count + 1
+        self._used.add(identity)
+        return identity
+
+
+def _allowed(name: str) -> bool:
+    return bool(_IDENTIFIER.fullmatch(name)) and name.lower() not in _RESERVED and not name.startswith(FUNCTION_PREFIX)
+
+
+@final
+class _Writer:
+    """Builds one document."""
+
+    def __init__(self, model: KineticModel) -> None:
+        self._source = model
+        self._document = libsbml.SBMLDocument(3, 2)
+        self._model = self._document.createModel()
+        self._problems: list[str] = []
+        self._exact_values: dict[str, str] = {}
+        quantities = [*model.state_names, *model.parameter_names, *model.assignments, *model.observables]
+        self._identifiers = _Identifiers([*quantities, *model.reaction_names])
+        self.ids = {name: self._identifiers.give(name) for name in quantities}
+        self._holder = self._identifiers.give("amounts")
+
+    def text(self) -> str:
+        """The document; raises when something cannot be written."""
+        self._describe()
+        self._write_functions()
+        self._write_holder()
+        for state in self._source.states:
+            self._write_state(state)
+        for parameter in self._source.parameters:
+            self._write_parameter(parameter)
+        for name, value in self._source.assignments.items():
+            self._write_assignment(name, value, f"assignment `{name}`", {})
+        for name, value in self._source.observables.items():
+            self._write_assignment(name, value, f"observable `{name}`", {"role": "observable"})
+        for name, value in self._source.rates.items():
+            rule = self._model.createRateRule()
+            rule.setVariable(self.ids[name])
+            self._set_math(rule, value, f"rate rule of `{name}`")
+        for reaction in self._source.reactions:
+            self._write_reaction(reaction)
+        if self._problems:
+            raise ModelError(f"the model `{self._source.name}` cannot be written as SBML:", self._problems)
+        return self._with_exact_numbers(libsbml.writeSBMLToString(self._document))
+
+    def _describe(self) -> None:
+        model = self._source
+        self._model.setId(_Identifiers(()).give(model.name))
+        self._model.setName(model.name if model.name.isprintable() else self._model.getId())
+        notes = {"name": model.name, "source": model.source, "time_unit": model.time_unit}
+        write_annotation(self._model, "model", notes)
+
+    def _write_functions(self) -> None:
+        expressions = [*self._source._expressions().values()]
+        for name, (function, _, _) in DEFINED.items():
+            if any(expression.has(function) for expression in expressions):
+                definition = self._model.createFunctionDefinition()
+                definition.setId(FUNCTION_PREFIX + name)
+                definition.setMath(definition_node(name))
+                write_annotation(definition, "function", {"name": name})
+
+    def _write_holder(self) -> None:
+        compartment = self._model.createCompartment()
+        compartment.setId(self._holder)
+        compartment.setSize(1.0)
+        compartment.setSpatialDimensions(3)
+        compartment.setConstant(True)
+        write_annotation(compartment, "holder", {"role": "amounts"})
+
+    def _write_state(self, state: State) -> None:
+        identity = self.ids[state.name]
+        species = self._model.createSpecies()
+        species.setId(identity)
+        species.setCompartment(self._holder)
+        species.setHasOnlySubstanceUnits(True)
+        species.setBoundaryCondition(state.name in self._source.rates)
+        species.setConstant(False)
+        notes = self._notes(state.name, unit=state.unit)
+        if state.scale is not None:
+            notes["scale"] = repr(float(state.scale))
+        if not state.nonnegative:
+            notes["nonnegative"] = "false"
+        value = state.initial
+        if self._is_attribute(value):
+            self._set_number(identity, species.setInitialAmount, float(value))
+            if value.is_Float and literal(float(value)).is_Integer:
+                notes["initial"] = "float"
+        else:
+            assignment = self._model.createInitialAssignment()
+            assignment.setSymbol(identity)
+            self._set_math(assignment, value, f"initial value of `{state.name}`")
+        if notes:
+            write_annotation(species, "state", notes)
+
+    @staticmethod
+    def _is_attribute(value: Expr) -> bool:
+        """Whether an attribute, which is a double, says exactly what `value` says."""
+        if not (value.is_Number and value.is_finite and _is_normal(float(value))):
+            return False
+        return bool(value.is_Float or literal(float(value)) == value)
+
+    def _write_parameter(self, parameter: Parameter) -> None:
+        identity = self.ids[parameter.name]
+        element = self._model.createParameter()
+        element.setId(identity)
+        element.setConstant(True)
+        if not _is_normal(parameter.value):
+            self._problems.append(f"parameter `{parameter.name}`: its value {parameter.value} is not a normal double")
+        self._set_number(identity, element.setValue, parameter.value)
+        notes = self._notes(parameter.name, unit=parameter.unit, description=parameter.description)
+        if parameter.description.isprintable() and parameter.description:
+            element.setName(parameter.description)
+        if notes:
+            write_annotation(element, "parameter", notes)
+
+    def _write_assignment(self, name: str, value: Expr, place: str, notes: Mapping[str, str]) -> None:
+        element = self._model.createParameter()
+        element.setId(self.ids[name])
+        element.setConstant(False)
+        notes = {**self._notes(name), **notes}
+        if notes:
+            write_annotation(element, "parameter", notes)
+        rule = self._model.createAssignmentRule()
+        rule.setVariable(self.ids[name])
+        self._set_math(rule, value, place)
+
+    def _write_reaction(self, reaction: Reaction) -> None:
+        identity = self._identifiers.give(reaction.name)
+        element = self._model.createReaction()
+        element.setId(identity)
+        element.setReversible(False)
+        if identity != reaction.name:
+            write_annotation(element, "reaction", {"name": reaction.name})
+        for state, count in reaction.stoichiometry.items():
+            reference = element.createReactant() if count < 0 else element.createProduct()
+            reference.setSpecies(self.ids[state])
+            reference.setConstant(True)
+            self._set_stoichiometry(reference, identity, abs(count))
+        self._set_math(element.createKineticLaw(), reaction.rate, f"rate of reaction `{reaction.name}`")
+        states = set(self._source.state_names) - set(reaction.stoichiometry)
+        used = {atom.name for atom in reaction.rate.free_symbols - {time}}
+        for name in sorted(used & states):
+            element.createModifier().setSpecies(self.ids[name])
+
+    def _set_stoichiometry(self, reference: libsbml.SpeciesReference, reaction: str, count: Rational) -> None:
+        value = float(f"{float(count):.15g}")
+        reference.setStoichiometry(value)
+        if exact(value) != count:
+            reference.setId(self._identifiers.give(f"{reaction}_{reference.getSpecies()}"))
+            write_annotation(reference, "holder", {"role": "exact"})
+            assignment = self._model.createInitialAssignment()
+            assignment.setSymbol(reference.getId())
+            self._set_math(assignment, count, f"stoichiometry in reaction `{reaction}`")
+
+    def _notes(self, name: str, **texts: str) -> dict[str, str]:
+        notes = {key: text for key, text in texts.items() if text}
+        return notes if self.ids[name] == name else {"name": name, **notes}
+
+    def _set_number(self, identity: str, setter: object, value: float) -> None:
+        setter(value)  # type: ignore[operator]
+        self._exact_values[identity] = repr(value)
+
+    def _set_math(self, element: libsbml.SBase, value: Basic, place: str) -> None:
+        try:
+            element.setMath(write_node(value, self.ids))
+        except Untranslatable as problem:
+            self._problems.append(f"{place}: {problem}")
+            element.setMath(write_node(Integer(0), self.ids))
+
+    def _with_exact_numbers(self, text: str) -> str:
+        """libsbml prints 15 digits; the numbers that need more are put in."""
+
+        def attribute(match: re.Match[str]) -> str:
+            value = self._exact_values.get(match[2])
+            return match[0] if value is None else f"{match[1]}{value}{match[3]}"
+
+        def number(match: re.Match[str]) -> str:
+            mantissa, _, exponent = match[1].partition("e")
+            if not exponent:
+                return f"<cn> {mantissa} </cn>"
+            return f'<cn type="e-notation"> {mantissa} <sep/> {int(exponent)} </cn>'
+
+        return _NUMBER.sub(number, _ELEMENT.sub(attribute, text))
