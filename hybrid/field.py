@@ -1,0 +1,220 @@
+"""A mechanism with learned terms: still one vector field to a solver."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor, nn
+
+from hybrid.coupling import CouplingError, FluxResidual, ParameterCurve, ParameterDrive
+from mechanistic.compile import RateField
+from mechanistic.errors import nearest
+from mechanistic.field import AbstractVectorField, Linearisation
+from neural.latent_field import LatentField
+
+Coupling = FluxResidual | ParameterDrive | ParameterCurve
+
+
+@final
+class HybridField(AbstractVectorField):
+    """`dx/dt = N v(t, x, p̃) + r(t, x, p̃) + N' w(t, x, z, c)` and `dz/dt = h(z, x)`.
+
+    States are those of the mechanism, then the latent states `latent_0 …`. Parameters are those of the mechanism, then
+    the covariates `c`, then the latent states at the start, which a `ParameterSpace` may estimate like any other.
+
+    Args:
+        known: the compiled mechanism.
+        couplings: learned fluxes, driven parameters and measured curves; each parameter is driven once at most.
+        latent: a field for latent states, whose context are `context`.
+        context: states that the latent field sees, divided by their scale.
+        covariates: name to reference value; a network sees `value / reference - 1`, or the value where that is 0.
+
+    Raises:
+        CouplingError: lists couplings made for another model, unknown inputs and parameters driven twice.
+    """
+
+    def __init__(
+        self,
+        known: RateField,
+        *couplings: Coupling,
+        latent: LatentField | None = None,
+        context: Sequence[str] = (),
+        covariates: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        size = 0 if latent is None else latent.latent
+        self.known = known
+        self.latent = latent
+        self.context = tuple(context)
+        self.covariates = dict(covariates or {})
+        hidden = tuple(f"latent_{i}" for i in range(size))
+        self.state_names = (*known.state_names, *hidden)
+        self.parameter_names = (*known.parameter_names, *self.covariates, *hidden)
+        self.observable_names = known.observable_names
+        self.residuals = nn.ModuleList(c for c in couplings if isinstance(c, FluxResidual))
+        self.drives = nn.ModuleList(c for c in couplings if not isinstance(c, FluxResidual))
+        self._visible = (*self.state_names, *self.covariates, "time")
+        problems = self._problems(couplings)
+        if problems:
+            raise CouplingError("the couplings do not fit the mechanism:", problems)
+        for name, coupling in (*self.residuals.named_children(), *self.drives.named_children()):
+            columns = [self._visible.index(seen) for seen in coupling.inputs]
+            kind = "residual" if isinstance(coupling, FluxResidual) else "drive"
+            self.register_buffer(f"_{kind}{name}", torch.tensor(columns, dtype=torch.long), persistent=False)
+        one = known.scales.new_ones(size)
+        reference = known.scales.new_tensor([v if v != 0 else 1.0 for v in self.covariates.values()])
+        offset = known.scales.new_tensor([float(v != 0) for v in self.covariates.values()])
+        self.register_buffer("_reference", reference, persistent=False)
+        self.register_buffer("_offset", offset, persistent=False)
+        self.register_buffer("scales", torch.cat([known.scales, one]), persistent=False)
+        self.register_buffer("nonnegative", torch.cat([known.nonnegative, one.bool() & False]), persistent=False)
+
+    @property
+    def model(self) -> Any:
+        """The mechanism as symbols."""
+        return self.known.model
+
+    def forward(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        amounts = x[..., : len(self.known.state_names)]
+        seen = self._seen(t, x, p)
+        rate = self.known(t, amounts, self._driven(seen, p))
+        for i, residual in enumerate(self.residuals):
+            rate = rate + residual(seen.index_select(-1, cast(Tensor, getattr(self, f"_residual{i}"))), amounts)
+        return rate if self.latent is None else torch.cat([rate, self._latent_rate(t, x)], dim=-1)
+
+    def residual(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        """All learned fluxes, `(*batch, flux)`, in the order of `flux_names`; arguments as for `forward`."""
+        amounts = x[..., : len(self.known.state_names)]
+        seen = self._seen(t, x, p)
+        fluxes = [
+            cast(FluxResidual, residual).flux(seen.index_select(-1, cast(Tensor, getattr(self, f"_residual{i}"))), amounts)
+            for i, residual in enumerate(self.residuals)
+        ]
+        return torch.cat(fluxes, dim=-1) if fluxes else x[..., :0]
+
+    @property
+    def flux_names(self) -> tuple[str, ...]:
+        """Names of all learned fluxes."""
+        return tuple(name for residual in self.residuals for name in cast(FluxResidual, residual).names)
+
+    def driven_parameters(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        """The mechanism's parameters with the driven ones in place, `(*batch, parameter)`; arguments as for `forward`."""
+        return self._driven(self._seen(t, x, p), p)
+
+    def initial(self, p: Tensor) -> Tensor:
+        known = self.known.initial(p[..., : len(self.known.parameter_names)])
+        return known if self.latent is None else torch.cat([known, p[..., -self.latent.latent :]], dim=-1)
+
+    def observe(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        driven = self._driven(self._seen(t, x, p), p)
+        return self.known.observe(t, x[..., : len(self.known.state_names)], driven)
+
+    def nominal(self) -> Tensor:
+        known = self.known.nominal()
+        size = 0 if self.latent is None else self.latent.latent
+        return torch.cat([known, known.new_tensor(list(self.covariates.values())), known.new_zeros(size)])
+
+    def unit_of(self, name: str) -> str:
+        return self.known.unit_of(name)
+
+    def linearise(self, t: Tensor, x: Tensor, p: Tensor) -> Linearisation:
+        """The mechanism's analytic Jacobian plus that of the learned fluxes by forward mode; exact."""
+        if len(self.drives) or self.latent is not None:
+            return super().linearise(t, x, p)
+        known = self.known.linearise(t, x, p[..., : len(self.known.parameter_names)])
+        learned = _Learned(self).linearise(t, x, p)
+        return Linearisation(known.jacobian + learned.jacobian, known.time_derivative + learned.time_derivative)
+
+    def statement(self) -> str:
+        """What holds by construction, whatever the weights are, in words."""
+        couplings = [*self.residuals, *self.drives]
+        return "\n".join(cast(FluxResidual, coupling).statement() for coupling in couplings) or "nothing is learned"
+
+    def to_config(self) -> dict[str, Any]:
+        """A description of plain numbers and text, without the mechanism and without weights."""
+        latent = self.latent
+        return {
+            "couplings": [cast(FluxResidual, c).to_config() for c in (*self.residuals, *self.drives)],
+            "covariates": self.covariates,
+            "context": list(self.context),
+            "latent": None
+            if latent is None
+            else {
+                "latent": latent.latent,
+                "network": latent.network.spec.to_config(),
+                "decay_time": latent.decay_time,
+                "time_scale": latent.time_scale,
+                "output_scale": latent.network.output_scale.tolist(),
+            },
+        }
+
+    def _seen(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        """Everything that networks may see, `(*batch, visible)`: states, covariates, time."""
+        first = len(self.known.parameter_names)
+        c = p[..., first : first + len(self.covariates)]
+        relative = c / cast(Tensor, self._reference) - cast(Tensor, self._offset)
+        shape = x.shape[:-1]
+        return torch.cat([x, relative.expand(*shape, -1), t.expand(shape).unsqueeze(-1)], dim=-1)
+
+    def _driven(self, seen: Tensor, p: Tensor) -> Tensor:
+        parameters = p[..., : len(self.known.parameter_names)]
+        if not len(self.drives):
+            return parameters
+        columns = list(parameters.expand(*seen.shape[:-1], -1).unbind(-1))
+        for i, drive in enumerate(self.drives):
+            value = drive(seen.index_select(-1, cast(Tensor, getattr(self, f"_drive{i}"))), parameters)
+            columns[cast(ParameterDrive, drive).column] = value
+        return torch.stack(columns, dim=-1)
+
+    def _latent_rate(self, t: Tensor, x: Tensor) -> Tensor:
+        assert self.latent is not None
+        count = len(self.known.state_names)
+        place = [self.state_names.index(name) for name in self.context]
+        context = x[..., place] / self.scales[place] if place else None
+        rate: Tensor = self.latent(t, x[..., count:], context)
+        return rate
+
+    def _problems(self, couplings: Sequence[Coupling]) -> list[str]:
+        problems = []
+        taken = [*self.known.state_names, *self.known.parameter_names]
+        problems += [f"covariate `{n}` has the name of a quantity of the mechanism" for n in self.covariates if n in taken]
+        driven = [c.parameter for c in couplings if not isinstance(c, FluxResidual)]
+        problems += [f"`{name}` is driven twice" for name in sorted({n for n in driven if driven.count(n) > 1})]
+        for coupling in couplings:
+            if coupling.model != self.known.model:
+                problems.append(f"{type(coupling).__name__} was made for {coupling.model!r}, not for {self.known.model!r}")
+            for name in coupling.inputs:
+                if name not in self._visible:
+                    problems.append(f"{type(coupling).__name__}: input `{name}` is unknown{nearest(name, self._visible)}")
+        count = 0 if self.latent is None else self.latent.context
+        if count != len(self.context):
+            problems.append(f"the latent field takes {count} context values, `context` names {len(self.context)}")
+        problems += [f"context `{n}` is not a state{nearest(n, taken)}" for n in self.context if n not in self.state_names]
+        return problems
+
+
+@final
+class _Learned(AbstractVectorField):
+    """The learned fluxes of a hybrid alone, for their Jacobian."""
+
+    def __init__(self, hybrid: HybridField) -> None:
+        super().__init__()
+        self._hybrid = (hybrid,)
+
+    def forward(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        (hybrid,) = self._hybrid
+        seen = hybrid._seen(t, x, p)
+        parts = [
+            residual(seen.index_select(-1, cast(Tensor, getattr(hybrid, f"_residual{i}"))), x)
+            for i, residual in enumerate(hybrid.residuals)
+        ]
+        return torch.stack(parts).sum(0) if parts else torch.zeros_like(x)
+
+    def initial(self, p: Tensor) -> Tensor:
+        return self._hybrid[0].initial(p)
+
+    def observe(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+        return self._hybrid[0].observe(t, x, p)
+
+    def nominal(self) -> Tensor:
+        return self._hybrid[0].nominal()
