@@ -6,8 +6,8 @@ _SYMBOLS = {
     "mole": "mol", "item": "item", "gram": "g", "kilogram": "kg", "litre": "l", "liter": "l", "metre": "m",
     "meter": "m", "second": "s", "hertz": "Hz", "joule": "J", "kelvin": "K", "newton": "N", "pascal": "Pa", "volt": "V",
     "watt": "W", "ampere": "A", "candela": "cd", "coulomb": "C", "katal": "kat", "becquerel": "Bq", "farad": "F",
-    "radian": "rad", "siemens": "S", "tesla": "T", "weber": "Wb", "ohm": "Ω", "lux": "lx", "lumen": "lm", "henry": "H", "gray": "Gy",
-    "sievert": "Sv", "steradian": "sr", "avogadro": "avogadro", "dimensionless": "",
+    "radian": "rad", "siemens": "S", "tesla": "T", "weber": "Wb", "ohm": "Ω", "lux": "lx", "lumen": "lm", "henry": "H",
+    "gray": "Gy", "sievert": "Sv", "steradian": "sr", "avogadro": "avogadro", "dimensionless": "",
 }  # fmt: skip
 _PREFIXES = {
     -18: "a", -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", -2: "c", -1: "d", 0: "", 3: "k", 6: "M", 9: "G", 12: "T",

@@ -1,0 +1,278 @@
+"""The same model in libRoadRunner, and the comparison.
+
+Welsh et al. (2023), libRoadRunner 2.0: a high performance SBML simulation and analysis library,
+doi:10.1093/bioinformatics/btac770.
+"""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import xarray as xr
+
+from mechanistic.errors import SolveError
+from mechanistic.model import KineticModel, time
+from mechanistic.sbml import write_sbml
+from mechanistic.sbml.document import checked_text
+from mechanistic.sbml.writer import written_ids
+from mechanistic.simulate import compiled
+from mechanistic.simulate import simulate as simulate_here
+from mechanistic.solve.auto import Auto
+from mechanistic.solve.problem import AbstractSolver, Tolerance
+from mechanistic.solve.rodas5p import Rodas5P
+from mechanistic.solve.tsit5 import Tsit5
+
+STEPS = 1_000_000
+"""Most steps that a simulation, or the reference between two outputs, may take."""
+
+TIGHTEST = 1e-12
+"""Relative tolerance below which double precision gains nothing."""
+
+SHOWN = 12
+"""Rows of a report that are shown; `table` has all of them."""
+
+NOTHING = 1e-12
+"""Values below this fraction of the smallest scale of the model are compared as if they were zero."""
+
+SWITCH_STEPS = 2_000
+"""Steps over the whole time in models whose right-hand side depends on time, so that no pulse is stepped over."""
+
+
+def simulate(model: KineticModel, times: Any, *, tolerance: float = 1e-10) -> xr.Dataset:
+    """Simulates the model in libRoadRunner (CVODE), from the text of `write_sbml`.
+
+    Args:
+        model: any kinetic model.
+        times: `(time,)`, non-decreasing, not before 0, at which the initial state holds.
+        tolerance: relative tolerance; the absolute one is its product with a thousandth of each state's scale.
+
+    Returns:
+        One variable a state (an amount) and observable, dimension `time`.
+
+    Raises:
+        SolveError: for times that cannot be simulated, or when the reference gives up.
+    """
+    ids = written_ids(model)
+    names = (*model.state_names, *model.observables)
+    units = {state.name: state.unit for state in model.states}
+    scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
+    tolerances = {ids[name]: tolerance * 1e-3 * scale for name, scale in scales.items()}
+    clock = _checked_times(times)
+    table = _run(write_sbml(model), clock, [ids[name] for name in names], tolerance, tolerances, _uses_time(model))
+    coordinate = xr.DataArray(clock, dims="time", attrs={"units": model.time_unit} if model.time_unit else {})
+    columns = {
+        name: ("time", table[:, i], {"units": units[name]} if units.get(name) else {}) for i, name in enumerate(names)
+    }
+    return xr.Dataset(columns, coords={"time": coordinate})
+
+
+class Worst(NamedTuple):
+    """The largest disagreement: which quantity, against which reference, when, and both values."""
+
+    quantity: str
+    against: str
+    time: float
+    value: float
+    reference: float
+    error: float
+
+
+@final
+@dataclass(frozen=True)
+class ReferenceReport:
+    """How far a simulation is from libRoadRunner.
+
+    The error of a value `x` against the reference `r` is `|x - r| / (scale + |r|)`, with the scale that the model
+    declares for the state, or else the largest `|r|` of the quantity over time (at least 1e-12 of the smallest scale).
+
+    Attributes:
+        model: name of the model.
+        tolerance: largest error that counts as agreement.
+        rows: the worst time of every quantity against every reference, the largest error first.
+        scales: scale of each row.
+    """
+
+    model: str
+    tolerance: float
+    rows: tuple[Worst, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every error is at most the tolerance."""
+        return all(row.error <= self.tolerance for row in self.rows)
+
+    @property
+    def worst(self) -> Worst | None:
+        """The largest error, or None for a model without states and observables."""
+        return self.rows[0] if self.rows else None
+
+    @property
+    def table(self) -> Any:
+        """The rows as a pandas table."""
+        import pandas as pd
+
+        pairs = zip(self.rows, self.scales, strict=True)
+        return pd.DataFrame([{**row._asdict(), "scale": scale} for row, scale in pairs])
+
+    def __str__(self) -> str:
+        cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+        more = [f"… and {len(self.rows) - SHOWN} rows with smaller errors"] if len(self.rows) > SHOWN else []
+        return "\n".join([self._headline(), *(line.rstrip() for line in lines), *more])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head, *rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self._cells()]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<p>{html.escape(self._headline())}</p><table><tr>{head.replace('td>', 'th>')}</tr>{body}</table>"
+
+    def _headline(self) -> str:
+        verdict = "agrees" if self.agrees else "does not agree"
+        return f"`{self.model}` {verdict} with libRoadRunner to {self.tolerance:g}; error = |x - r| / (scale + |r|)"
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        cells: list[tuple[str, ...]] = [("quantity", "against", "time", "value", "reference", "scale", "error")]
+        for row, scale in zip(self.rows[:SHOWN], self.scales, strict=False):
+            numbers = (f"{row.time:g}", f"{row.value:.9g}", f"{row.reference:.9g}", f"{scale:.3g}", f"{row.error:.1e}")
+            cells.append((row.quantity, row.against, *numbers))
+        return cells
+
+
+def check(
+    model: KineticModel,
+    times: Any,
+    *,
+    tolerance: float = 1e-6,
+    parameters: Mapping[str, float] | None = None,
+    source: str | Path | None = None,
+    solver: AbstractSolver | None = None,
+) -> ReferenceReport:
+    """Compares `mechanistic.simulate` with libRoadRunner.
+
+    Args:
+        model: any kinetic model.
+        times: `(time,)`, non-decreasing, not before 0.
+        tolerance: largest error that counts as agreement; the simulation is integrated a thousand times more tightly,
+            and the reference as tightly as it can, so that sensitive models do not disagree for lack of digits.
+        parameters: values that replace the nominal ones.
+        source: path or text of the SBML file that the model was read from; it is simulated as it stands as well, so
+            that a mistake shared by reading and writing shows. Not together with `parameters`.
+        solver: of the simulation; one that may take many steps when None.
+
+    Raises:
+        SolveError: when one of the two gives up, or for arguments that do not fit.
+    """
+    if parameters and source is not None:
+        raise SolveError("the reference cannot be run:", ["give either `parameters` or `source`, not both"])
+    changed = model.with_values(**parameters) if parameters else model
+    clock = _checked_times(times)
+    tight = max(tolerance * 1e-3, TIGHTEST)
+    method = Auto(Tsit5(max_steps=2_000), Rodas5P(max_steps=STEPS)) if solver is None else solver
+    ours = simulate_here(changed, clock, solver=method, tolerance=Tolerance(tight, tight * 1e-3)).check().dataset()
+    references = {"written": simulate(changed, clock, tolerance=TIGHTEST)}
+    if source is not None:
+        references["source"] = _simulate_source(source, changed, clock, TIGHTEST)
+    scales = {state.name: state.scale for state in model.states if state.scale is not None}
+    nothing = NOTHING * min(compiled(changed).scales.tolist(), default=1.0)
+    found = [
+        _compared(name, against, clock, ours[name].values, reference[name].values, (scales.get(name), nothing))
+        for against, reference in references.items()
+        for name in map(str, reference)
+    ]
+    found.sort(key=lambda item: -np.nan_to_num(item[0].error, nan=np.inf))
+    return ReferenceReport(model.name, tolerance, tuple(row for row, _ in found), tuple(scale for _, scale in found))
+
+
+def _compared(
+    name: str,
+    against: str,
+    clock: np.ndarray,
+    values: np.ndarray,
+    reference: np.ndarray,
+    sizes: tuple[float | None, float],
+) -> tuple[Worst, float]:
+    declared, nothing = sizes
+    size = declared or max(float(np.max(np.abs(reference), initial=0.0)), nothing)
+    errors = np.abs(values - reference) / (size + np.abs(reference))
+    errors[~np.isfinite(errors)] = np.inf
+    i = int(np.argmax(errors)) if errors.size else 0
+    return Worst(name, against, float(clock[i]), float(values[i]), float(reference[i]), float(errors[i])), size
+
+
+def _simulate_source(source: str | Path, model: KineticModel, clock: np.ndarray, tolerance: float) -> xr.Dataset:
+    """The file as it stands, for every quantity of the model that the file knows."""
+    _, text, _ = checked_text(source)
+    names = [*model.state_names, *model.observables]
+    known = _known_ids(text)
+    shared = [name for name in names if name in known or (name[:1] == "[" and name[1:-1] in known)]
+    scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
+    tolerances = {name: tolerance * 1e-3 * scale for name, scale in scales.items() if name in known}
+    table = _run(text, clock, shared, tolerance, tolerances, _uses_time(model))
+    return xr.Dataset({name: ("time", table[:, i]) for i, name in enumerate(shared)}, coords={"time": clock})
+
+
+def _loaded(text: str) -> Any:
+    import roadrunner
+
+    try:
+        return roadrunner.RoadRunner(text)
+    except RuntimeError as error:
+        raise SolveError("libRoadRunner cannot load the model:", [" ".join(str(error).split())]) from None
+
+
+def _known_ids(text: str) -> set[str]:
+    # The runner owns the model: it must stay alive while the model is asked.
+    runner = _loaded(text)
+    model = runner.model
+    species = [*model.getFloatingSpeciesIds(), *model.getBoundarySpeciesIds()]
+    return {*species, *model.getGlobalParameterIds(), *model.getCompartmentIds()}
+
+
+def _run(
+    text: str,
+    clock: np.ndarray,
+    selections: Sequence[str],
+    tolerance: float,
+    tolerances: Mapping[str, float],
+    uses_time: bool,
+) -> np.ndarray:
+    """Values `(time, selection)` of the SBML `text`."""
+    grid = np.unique(np.append(clock, 0.0))
+    if not selections or grid.size < 2:
+        grid = np.unique(np.append(grid, 1.0))
+    runner = _loaded(text)
+    try:
+        integrator = runner.integrator
+        integrator.setValue("relative_tolerance", tolerance)
+        integrator.setValue("absolute_tolerance", min(tolerances.values(), default=tolerance))
+        integrator.setValue("maximum_num_steps", STEPS)
+        integrator.setValue("stiff", True)
+        if uses_time:
+            integrator.setValue("maximum_time_step", float(grid[-1] - grid[0]) / SWITCH_STEPS)
+        table = np.array(runner.simulate(times=grid.tolist(), selections=["time", *selections]))
+    except RuntimeError as error:
+        raise SolveError("libRoadRunner cannot simulate the model:", [" ".join(str(error).split())]) from None
+    return table[np.searchsorted(grid, clock), 1:]
+
+
+def _checked_times(times: Any) -> np.ndarray:
+    clock = np.asarray(times, dtype=float)
+    problems: list[str] = []
+    if clock.ndim != 1:
+        problems.append(f"expected times of one dimension, got {clock.shape}")
+    elif not np.isfinite(clock).all() or (np.diff(clock) < 0).any() or (clock < 0).any():
+        problems.append("expected finite, non-decreasing times from 0 on")
+    if problems:
+        raise SolveError("the times cannot be simulated by the reference:", problems)
+    return clock
+
+
+def _uses_time(model: KineticModel) -> bool:
+    expressions: Iterable[Any] = (*model.derivatives().values(), *model.assignments.values())
+    return any(time in expression.free_symbols for expression in expressions)
