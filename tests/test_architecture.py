@@ -44,6 +44,8 @@ UNSAFE_CALLS = {
     "exec",
     "compile",
     "__import__",
+    "importlib.import_module",
+    "import_module",
     "sympy.parse_expr",
     "parse_expr",
     "torch.load",
