@@ -1,7 +1,10 @@
 """The coupling of known and learned dynamics, the data, the inference, the populations."""
 
+from hybrid.coupling import CouplingError, FluxResidual, ParameterCurve, ParameterDrive
 from hybrid.covariates import Category, Linear, Power
 from hybrid.data import Cohort, TableError
+from hybrid.field import HybridField
+from hybrid.fit import fit
 from hybrid.noise import Additive, Combined, CombinedLinear, LogNormalNoise, NoiseError, NoiseModel, Proportional
 from hybrid.parameters import (
     Fixed,
@@ -14,6 +17,8 @@ from hybrid.parameters import (
     Uniform,
 )
 from hybrid.population import Patients, Population, PopulationValues
+from hybrid.results import Fit, FitOptions, FittedPopulation, compare, residual_flux, rmse
+from hybrid.simulator import Simulator, SimulatorError
 
 __all__ = [
     "Additive",
@@ -21,7 +26,13 @@ __all__ = [
     "Cohort",
     "Combined",
     "CombinedLinear",
+    "CouplingError",
+    "Fit",
+    "FitOptions",
+    "FittedPopulation",
     "Fixed",
+    "FluxResidual",
+    "HybridField",
     "Linear",
     "LogNormal",
     "LogNormalNoise",
@@ -30,6 +41,8 @@ __all__ = [
     "NoiseError",
     "NoiseModel",
     "Normal",
+    "ParameterCurve",
+    "ParameterDrive",
     "ParameterError",
     "ParameterSpace",
     "Patients",
@@ -37,6 +50,12 @@ __all__ = [
     "PopulationValues",
     "Power",
     "Proportional",
+    "Simulator",
+    "SimulatorError",
     "TableError",
     "Uniform",
+    "compare",
+    "fit",
+    "residual_flux",
+    "rmse",
 ]

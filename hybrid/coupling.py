@@ -59,7 +59,11 @@ def _padded_index(consumed: Tensor, beyond: int) -> Tensor:
     """The consumed states of each flux, `(slot, flux)`; `beyond` stands for none."""
     rows = [row.nonzero().flatten().tolist() for row in consumed]
     width = max(map(len, rows), default=0)
-    return torch.tensor([[*row, *[beyond] * (width - len(row))] for row in rows], dtype=torch.long).reshape(len(rows), width).T
+    return (
+        torch.tensor([[*row, *[beyond] * (width - len(row))] for row in rows], dtype=torch.long)
+        .reshape(len(rows), width)
+        .T
+    )
 
 
 def _product(share: Tensor, index: Tensor) -> Tensor:
@@ -120,7 +124,8 @@ class FluxResidual(nn.Module):
         self.surviving, self.given_up = _totals(model, reactions)
         field = RateField(model)
         net = torch.tensor(
-            [[float(r.stoichiometry.get(state, 0)) for r in reactions] for state in model.state_names], dtype=torch.float64
+            [[float(r.stoichiometry.get(state, 0)) for r in reactions] for state in model.state_names],
+            dtype=torch.float64,
         )
         sizes = _flux_sizes(field, net) if scale is None else torch.as_tensor(scale, dtype=torch.float64)
         self.scale = tuple(sizes.expand(len(reactions)).tolist())

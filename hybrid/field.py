@@ -87,7 +87,9 @@ class HybridField(AbstractVectorField):
         amounts = x[..., : len(self.known.state_names)]
         seen = self._seen(t, x, p)
         fluxes = [
-            cast(FluxResidual, residual).flux(seen.index_select(-1, cast(Tensor, getattr(self, f"_residual{i}"))), amounts)
+            cast(FluxResidual, residual).flux(
+                seen.index_select(-1, cast(Tensor, getattr(self, f"_residual{i}"))), amounts
+            )
             for i, residual in enumerate(self.residuals)
         ]
         return torch.cat(fluxes, dim=-1) if fluxes else x[..., :0]
@@ -177,19 +179,27 @@ class HybridField(AbstractVectorField):
     def _problems(self, couplings: Sequence[Coupling]) -> list[str]:
         problems = []
         taken = [*self.known.state_names, *self.known.parameter_names]
-        problems += [f"covariate `{n}` has the name of a quantity of the mechanism" for n in self.covariates if n in taken]
+        problems += [
+            f"covariate `{n}` has the name of a quantity of the mechanism" for n in self.covariates if n in taken
+        ]
         driven = [c.parameter for c in couplings if not isinstance(c, FluxResidual)]
         problems += [f"`{name}` is driven twice" for name in sorted({n for n in driven if driven.count(n) > 1})]
         for coupling in couplings:
             if coupling.model != self.known.model:
-                problems.append(f"{type(coupling).__name__} was made for {coupling.model!r}, not for {self.known.model!r}")
+                problems.append(
+                    f"{type(coupling).__name__} was made for {coupling.model!r}, not for {self.known.model!r}"
+                )
             for name in coupling.inputs:
                 if name not in self._visible:
-                    problems.append(f"{type(coupling).__name__}: input `{name}` is unknown{nearest(name, self._visible)}")
+                    problems.append(
+                        f"{type(coupling).__name__}: input `{name}` is unknown{nearest(name, self._visible)}"
+                    )
         count = 0 if self.latent is None else self.latent.context
         if count != len(self.context):
             problems.append(f"the latent field takes {count} context values, `context` names {len(self.context)}")
-        problems += [f"context `{n}` is not a state{nearest(n, taken)}" for n in self.context if n not in self.state_names]
+        problems += [
+            f"context `{n}` is not a state{nearest(n, taken)}" for n in self.context if n not in self.state_names
+        ]
         return problems
 
 
