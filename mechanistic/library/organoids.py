@@ -12,7 +12,7 @@ def organoid_logistic() -> KineticModel:
     """Logistic growth of an organoid against Hill kill by a decaying drug.
 
     Dose the state `drug` (nmol into the well; 0.1 mL of medium, so 1 nmol makes 10 umol/L); `cells` as a count; time in
-    day. Growth: Verhulst's law; effect: Hill's. Values: illustrative. Known: without drug `closed_form.logistic`;
+    day. Source: growth by Verhulst 1838, effect by Hill; values: illustrative. Known: without drug `closed_form.logistic`;
     under a constant drug (`decay` = 0) the cells settle at capacity (1 - kill/growth), or die out when kill > growth.
     """
     law = _RATE * _CELLS * (1 - _CELLS / _CAPACITY)
@@ -22,7 +22,7 @@ def organoid_logistic() -> KineticModel:
 def organoid_gompertz() -> KineticModel:
     """Gompertz growth of an organoid against Hill kill by a decaying drug.
 
-    Units and dosing as in `organoid_logistic`. Growth slows as log(capacity/cells) (Laird 1964). Values: illustrative.
+    Units and dosing as in `organoid_logistic`. Source: growth by Laird 1964; values: illustrative.
     Known: without drug `closed_form.gompertz`.
     """
     law = _RATE * _CELLS * log(_CAPACITY / _CELLS)
