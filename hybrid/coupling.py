@@ -1,13 +1,13 @@
 """The two doors through which learned terms enter a mechanism, and the constraints that hold at each.
 
-`FluxResidual` adds fluxes behind a stoichiometry: whatever the weights are, dx stays in the column space of the declared
-reactions, so that every conserved total of these survives; a gate lets no flux consume what is not there, so that
-dx_i ≥ 0 at x_i = 0. `ParameterDrive` moves a parameter within its support. This file is the only one that states
+`FluxResidual` adds fluxes behind a stoichiometry: whatever the weights are, dx stays in the column space of the
+declared reactions, so that every conserved total of these survives; a gate lets no flux consume what is not there, so
+that dx_i ≥ 0 at x_i = 0. `ParameterDrive` moves a parameter within its support. This file is the only one that states
 constraints.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, cast, final
 
 import torch
@@ -49,26 +49,23 @@ class Gate(nn.Module):
     def forward(self, flux: Tensor, x: Tensor) -> Tensor:
         """The gated flux, `(*batch, flux)`, for states `(*batch, state)`."""
         present = x.clamp_min(0.0)
-        share = present / (present + cast(Tensor, self.half_open))
-        share = torch.cat([share, torch.ones_like(share[..., :1])], dim=-1)
-        opened = [_product(share, cast(Tensor, index)) for index in (self.forward_index, self.reverse_index)]
-        return flux * torch.where(flux > 0, *opened)
+        # One more column, of ones, stands for the state that a flux does not consume.
+        share = nn.functional.pad(present / (present + cast(Tensor, self.half_open)), (0, 1), value=1.0)
+        forward, reverse = (_product(share, cast(Tensor, index)) for index in (self.forward_index, self.reverse_index))
+        return flux * torch.where(flux > 0, forward, reverse)
 
 
 def _padded_index(consumed: Tensor, beyond: int) -> Tensor:
     """The consumed states of each flux, `(slot, flux)`; `beyond` stands for none."""
     rows = [row.nonzero().flatten().tolist() for row in consumed]
-    width = max(map(len, rows), default=0)
-    return (
-        torch.tensor([[*row, *[beyond] * (width - len(row))] for row in rows], dtype=torch.long)
-        .reshape(len(rows), width)
-        .T
-    )
+    width = max(1, *map(len, rows))
+    return torch.tensor([[*row, *[beyond] * (width - len(row))] for row in rows], dtype=torch.long).T
 
 
 def _product(share: Tensor, index: Tensor) -> Tensor:
-    result = torch.ones_like(share[..., :1]).expand(*share.shape[:-1], index.shape[1])
-    for row in index:
+    first, *rest = index
+    result = share.index_select(-1, first)
+    for row in rest:
         result = result * share.index_select(-1, row)
     return result
 
@@ -96,7 +93,7 @@ class FluxResidual(nn.Module):
         equations: their stoichiometry as text.
 
     Raises:
-        CouplingError: lists unknown states and reactions, and an empty list of fluxes.
+        CouplingError: lists unknown states and reactions, sizes that are not positive, and an empty list of fluxes.
     """
 
     def __init__(
@@ -113,6 +110,7 @@ class FluxResidual(nn.Module):
     ) -> None:
         super().__init__()
         reactions = _learned_reactions(model, extra, along)
+        _refuse_sizes(len(reactions), scale, half_saturation, inputs)
         self.model = model
         self.network_spec = network
         self.extra, self.along = tuple(extra), tuple(along)
@@ -164,7 +162,8 @@ class FluxResidual(nn.Module):
         lines = [f"conserved totals that survive: {kept}"]
         if self.given_up:
             lines.append(f"conserved totals given up: {', '.join(str(total) for total in self.given_up)}")
-        guarded = sorted({state for eq in self.equations for state in _consumable(eq)})
+        moved = (cast(Tensor, self.net) != 0).any(-1).tolist()
+        guarded = [state for state, changes in zip(self.model.state_names, moved, strict=True) if changes]
         lines.append(f"no learned flux takes {', '.join(guarded) or 'any state'} below zero")
         return "\n".join(lines)
 
@@ -230,14 +229,15 @@ class ParameterDrive(nn.Module):
             "parameter": self.parameter,
             "network": self.network_spec.to_config(),
             "inputs": list(self.inputs),
-            "bijection": {"kind": type(self.bijection).__name__, **_fields(self.bijection)},
+            "bijection": {"kind": type(self.bijection).__name__, **asdict(cast(Any, self.bijection))},
             "limit": self.limit,
             "seed": self.seed,
         }
 
     def statement(self) -> str:
         """What holds by construction, whatever the weights are, in words."""
-        return f"`{self.parameter}` stays in its support, within ±{self.limit:g} on the {type(self.bijection).__name__} scale"
+        scale = type(self.bijection).__name__
+        return f"`{self.parameter}` stays in its support, within ±{self.limit:g} on the {scale} scale"
 
     def extra_repr(self) -> str:
         return f"{self.parameter} driven by {', '.join(self.inputs)}\n{self.statement()}"
@@ -295,12 +295,6 @@ class ParameterCurve(nn.Module):
         return f"`{self.parameter}` follows a measured curve"
 
 
-def _fields(value: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(value)
-
-
 def _learned_reactions(model: KineticModel, extra: Sequence[str], along: Sequence[str]) -> list[Reaction]:
     known = {reaction.name: reaction for reaction in model.reactions}
     problems = [f"`{name}` is not a reaction{nearest(name, known)}" for name in along if name not in known]
@@ -331,10 +325,16 @@ def _totals(
     return together, tuple(broken)
 
 
-def _consumable(equation: str) -> set[str]:
-    from mechanistic.model import parse_equation
-
-    return set(parse_equation(equation))
+def _refuse_sizes(
+    fluxes: int, scale: float | Sequence[float] | None, half_saturation: float, inputs: Sequence[str] | None
+) -> None:
+    problems = [] if half_saturation > 0 else [f"`half_saturation` is {half_saturation!r}; give a positive number"]
+    problems += ["the network has no inputs"] if inputs is not None and not inputs else []
+    sizes = torch.as_tensor(1.0 if scale is None else scale, dtype=torch.float64)
+    if sizes.shape not in ((), (fluxes,)) or not bool(((sizes > 0) & sizes.isfinite()).all()):
+        problems.append(f"`scale` is {scale!r}; give a positive number, or one for each of the {fluxes} fluxes")
+    if problems:
+        raise CouplingError("the learned fluxes do not fit the mechanism:", problems)
 
 
 def _flux_sizes(field: RateField, net: Tensor) -> Tensor:

@@ -57,10 +57,12 @@ class HybridField(AbstractVectorField):
         problems = self._problems(couplings)
         if problems:
             raise CouplingError("the couplings do not fit the mechanism:", problems)
-        for name, coupling in (*self.residuals.named_children(), *self.drives.named_children()):
-            columns = [self._visible.index(seen) for seen in coupling.inputs]
-            kind = "residual" if isinstance(coupling, FluxResidual) else "drive"
-            self.register_buffer(f"_{kind}{name}", torch.tensor(columns, dtype=torch.long), persistent=False)
+        for kind, part in (("residual", self.residuals), ("drive", self.drives)):
+            for i, coupling in enumerate(part):
+                columns = [self._visible.index(seen) for seen in cast(Coupling, coupling).inputs]
+                self.register_buffer(f"_{kind}{i}", torch.tensor(columns, dtype=torch.long), persistent=False)
+        # Most networks see states only; then nothing has to be put together for them.
+        self._only_states = all(name in self.state_names for c in couplings for name in c.inputs)
         one = known.scales.new_ones(size)
         reference = known.scales.new_tensor([v if v != 0 else 1.0 for v in self.covariates.values()])
         offset = known.scales.new_tensor([float(v != 0) for v in self.covariates.values()])
@@ -75,21 +77,22 @@ class HybridField(AbstractVectorField):
         return self.known.model
 
     def forward(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        amounts = x[..., : len(self.known.state_names)]
+        amounts = x if self.latent is None else x[..., : len(self.known.state_names)]
         seen = self._seen(t, x, p)
-        rate = self.known(t, amounts, self._driven(seen, p))
-        for i, residual in enumerate(self.residuals):
-            rate = rate + residual(seen.index_select(-1, cast(Tensor, getattr(self, f"_residual{i}"))), amounts)
+        rate = self._add_learned(self.known(t, amounts, self._driven(seen, p)), seen, amounts)
         return rate if self.latent is None else torch.cat([rate, self._latent_rate(t, x)], dim=-1)
+
+    def _add_learned(self, rate: Tensor, seen: Tensor, amounts: Tensor) -> Tensor:
+        for i, residual in enumerate(self.residuals):
+            rate = rate + residual(self._inputs("residual", i, seen), amounts)
+        return rate
 
     def residual(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
         """All learned fluxes, `(*batch, flux)`, in the order of `flux_names`; arguments as for `forward`."""
         amounts = x[..., : len(self.known.state_names)]
         seen = self._seen(t, x, p)
         fluxes = [
-            cast(FluxResidual, residual).flux(
-                seen.index_select(-1, cast(Tensor, getattr(self, f"_residual{i}"))), amounts
-            )
+            cast(FluxResidual, residual).flux(self._inputs("residual", i, seen), amounts)
             for i, residual in enumerate(self.residuals)
         ]
         return torch.cat(fluxes, dim=-1) if fluxes else x[..., :0]
@@ -100,7 +103,7 @@ class HybridField(AbstractVectorField):
         return tuple(name for residual in self.residuals for name in cast(FluxResidual, residual).names)
 
     def driven_parameters(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        """The mechanism's parameters with the driven ones in place, `(*batch, parameter)`; arguments as for `forward`."""
+        """The mechanism's parameters, the driven ones in place, `(*batch, parameter)`; arguments as for `forward`."""
         return self._driven(self._seen(t, x, p), p)
 
     def initial(self, p: Tensor) -> Tensor:
@@ -124,8 +127,27 @@ class HybridField(AbstractVectorField):
         if len(self.drives) or self.latent is not None:
             return super().linearise(t, x, p)
         known = self.known.linearise(t, x, p[..., : len(self.known.parameter_names)])
-        learned = _Learned(self).linearise(t, x, p)
+        if not len(self.residuals):
+            return known
+        learned = self._linearise_learned(t, x, p)
         return Linearisation(known.jacobian + learned.jacobian, known.time_derivative + learned.time_derivative)
+
+    def _linearise_learned(self, t: Tensor, x: Tensor, p: Tensor) -> Linearisation:
+        """Derivatives of the learned fluxes, in forward mode: every direction is a row of one larger batch."""
+        n = x.shape[-1]
+        shape = (n + 1, *x.shape)
+        # Forward mode writes into the tangents, so that each needs memory of its own.
+        along_state, along_time = x.new_zeros(shape), x.new_zeros(shape[:-1])
+        along_time[n] = 1.0
+        for state in range(n):
+            along_state[state, ..., state] = 1.0
+
+        def learned(times: Tensor, states: Tensor) -> Tensor:
+            return self._add_learned(torch.zeros_like(states), self._seen(times, states, p), states)
+
+        at = (t.expand(shape[:-1]).contiguous(), x.expand(shape).contiguous())
+        columns = cast(Tensor, torch.func.jvp(learned, at, (along_time, along_state))[1])
+        return Linearisation(columns[:n].movedim(0, -1), columns[n])
 
     def statement(self) -> str:
         """What holds by construction, whatever the weights are, in words."""
@@ -151,12 +173,17 @@ class HybridField(AbstractVectorField):
         }
 
     def _seen(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        """Everything that networks may see, `(*batch, visible)`: states, covariates, time."""
+        """What networks may see, `(*batch, visible)`: states, covariates, time; states alone where none needs more."""
+        if self._only_states:
+            return x
         first = len(self.known.parameter_names)
         c = p[..., first : first + len(self.covariates)]
         relative = c / cast(Tensor, self._reference) - cast(Tensor, self._offset)
         shape = x.shape[:-1]
         return torch.cat([x, relative.expand(*shape, -1), t.expand(shape).unsqueeze(-1)], dim=-1)
+
+    def _inputs(self, kind: str, index: int, seen: Tensor) -> Tensor:
+        return seen.index_select(-1, cast(Tensor, getattr(self, f"_{kind}{index}")))
 
     def _driven(self, seen: Tensor, p: Tensor) -> Tensor:
         parameters = p[..., : len(self.known.parameter_names)]
@@ -164,8 +191,7 @@ class HybridField(AbstractVectorField):
             return parameters
         columns = list(parameters.expand(*seen.shape[:-1], -1).unbind(-1))
         for i, drive in enumerate(self.drives):
-            value = drive(seen.index_select(-1, cast(Tensor, getattr(self, f"_drive{i}"))), parameters)
-            columns[cast(ParameterDrive, drive).column] = value
+            columns[cast(ParameterDrive, drive).column] = drive(self._inputs("drive", i, seen), parameters)
         return torch.stack(columns, dim=-1)
 
     def _latent_rate(self, t: Tensor, x: Tensor) -> Tensor:
@@ -201,30 +227,3 @@ class HybridField(AbstractVectorField):
             f"context `{n}` is not a state{nearest(n, taken)}" for n in self.context if n not in self.state_names
         ]
         return problems
-
-
-@final
-class _Learned(AbstractVectorField):
-    """The learned fluxes of a hybrid alone, for their Jacobian."""
-
-    def __init__(self, hybrid: HybridField) -> None:
-        super().__init__()
-        self._hybrid = (hybrid,)
-
-    def forward(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        (hybrid,) = self._hybrid
-        seen = hybrid._seen(t, x, p)
-        parts = [
-            residual(seen.index_select(-1, cast(Tensor, getattr(hybrid, f"_residual{i}"))), x)
-            for i, residual in enumerate(hybrid.residuals)
-        ]
-        return torch.stack(parts).sum(0) if parts else torch.zeros_like(x)
-
-    def initial(self, p: Tensor) -> Tensor:
-        return self._hybrid[0].initial(p)
-
-    def observe(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        return self._hybrid[0].observe(t, x, p)
-
-    def nominal(self) -> Tensor:
-        return self._hybrid[0].nominal()

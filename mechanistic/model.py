@@ -314,6 +314,19 @@ class KineticModel:
         changed = (replace(p, value=values[p.name]) if p.name in values else p for p in self.parameters)
         return replace(self, parameters=tuple(changed))
 
+    def with_initial(self, **values: Any) -> "KineticModel":
+        """The same model started elsewhere: state name to a number, or an expression over parameters.
+
+        Raises:
+            ModelError: for names that are not states.
+        """
+        names = self.state_names
+        unknown = [f"`{n}` is not a state{nearest(n, names)}" for n in values if n not in names]
+        if unknown:
+            raise ModelError(f"initial values for `{self.name}` cannot be set:", unknown)
+        states = (replace(s, initial=values[s.name]) if s.name in values else s for s in self.states)
+        return replace(self, states=tuple(states))
+
     def promote(self, expression: Any, name: str, unit: str = "") -> "KineticModel":
         """Names a sub-expression as a new parameter, so that a network or a prior can take hold of it.
 

@@ -1,11 +1,10 @@
-"""The demonstration: a mechanism with something missing, a hybrid that finds it, and a population on a new regimen.
+"""The experiment of the demonstration: the mechanism, the hidden truth, the cohort, the simulators and their scores.
 
-The mechanism is warfarin with linear elimination, read from the SBML file that the package ships. The cohort is simulated
-from a richer model whose elimination is partly saturable; neither fit is told. Everything is simulated, so that what the
-residual learned can be laid beside what is hidden.
+The mechanism is warfarin with linear elimination, read from the SBML file that the package ships. The cohort is
+simulated from a richer model whose elimination is partly saturable; neither fit is told. Everything is simulated, so
+that what the residual learned can be laid beside what is hidden.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -20,16 +19,15 @@ from torch import Tensor
 from hybrid.coupling import FluxResidual
 from hybrid.data import Cohort
 from hybrid.field import HybridField
-from hybrid.fit import fit
 from hybrid.noise import Additive, Combined, NoiseModel
 from hybrid.objective import Modes, Unknowns, find_modes
 from hybrid.parameters import LogNormal, ParameterSpace
 from hybrid.population import Population
 from hybrid.results import MODE_STEPS, Fit, rmse
 from hybrid.simulator import Simulator
-from mechanistic import reference
 from mechanistic.compile import RateField
 from mechanistic.model import KineticModel, Parameter, Reaction, symbol
+from mechanistic.reference import ReferenceReport
 from mechanistic.sbml import read_sbml
 from mechanistic.schedule import Schedule
 from neural.networks import mlp
@@ -47,11 +45,12 @@ LINEAR = 0.08
 BETWEEN = {"ka": 0.4, "CL": 0.25, "V": 0.15, "IC50": 0.25}
 NOISE = {"cp": Combined(additive=0.05, proportional=0.08), "PCA": Additive(sd=4.0)}
 MEASURES = {"cp": "cp", "PCA": "PCA"}
+EVERY_FOUR_HOURS = np.arange(0.0, 24.0 * 9 + 1, 4.0)
 
 
 def mechanism() -> KineticModel:
     """The shipped mechanism: warfarin with linear elimination and its effect on the prothrombin complex."""
-    return read_sbml(Path(str(files("hybrid") / "examples" / "warfarin_pkpd.xml")))
+    return read_sbml(Path(str(files("hybrid.demo") / "models" / "warfarin_pkpd.xml")))
 
 
 def truth() -> KineticModel:
@@ -63,7 +62,11 @@ def truth() -> KineticModel:
     return replace(
         known,
         name=f"{known.name}, partly saturable",
-        parameters=(*known.with_values(CL=LINEAR).parameters, Parameter("Vmax", VMAX, "mg/h"), Parameter("Km", KM, "mg/L")),
+        parameters=(
+            *known.with_values(CL=LINEAR).parameters,
+            Parameter("Vmax", VMAX, "mg/h"),
+            Parameter("Km", KM, "mg/L"),
+        ),
         reactions=(
             *known.reactions,
             Reaction("saturable", "central ->", vmax * concentration / (km + concentration)),
@@ -82,7 +85,7 @@ def true_simulator() -> Simulator:
 def make_table(subjects: int, seed: int, regimen: Schedule | None = None) -> tuple[pd.DataFrame, Tensor]:
     """An event table of simulated subjects, and their true parameters `(subject, parameter)`.
 
-    Each has one dose out of `DOSES`, about six concentrations and five effects at times of its own. With a `regimen` all
+    Each has one dose out of `DOSES`, six concentrations and six effects at times of its own. With a `regimen` all
     subjects get that instead, and are sampled more densely.
     """
     source = true_simulator()
@@ -136,11 +139,6 @@ def hybrid_simulator(seed: int = 0) -> Simulator:
     model = mechanism()
     unknown = FluxResidual(model, mlp((16, 16)), extra=["central ->"], inputs=["central"], scale=1.0, seed=seed)
     field = HybridField(RateField(model), unknown)
-    return mechanism_simulator_with(field)
-
-
-def mechanism_simulator_with(field: HybridField) -> Simulator:
-    """The simulator of the demonstration around another field of the same parameters."""
     return mechanism_simulator().with_field(field)
 
 
@@ -175,11 +173,12 @@ class Comparison:
 
     def table(self) -> pd.DataFrame:
         """The comparison as a table."""
-        rows = {
-            name: {"held-out log p(y) a subject": s.held_out} | {f"RMSE {c}, unseen regimen": v for c, v in s.unseen.items()}
-            for name, s in self.scores.items()
-        }
-        rows["noise floor"] = {f"RMSE {c}, unseen regimen": v for c, v in self.floor.items()}
+
+        def errors(values: Mapping[str, float]) -> dict[str, float]:
+            return {f"RMSE {channel}, unseen regimen": value for channel, value in values.items()}
+
+        rows = {n: {"held-out log p(y) a subject": s.held_out} | errors(s.unseen) for n, s in self.scores.items()}
+        rows["noise floor"] = errors(self.floor)
         return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -281,50 +280,32 @@ def true_elimination(amounts: Tensor) -> Tensor:
 def population_on(fitted: Fit, regimen: Schedule, count: int, seed: int) -> "xr.Dataset":
     """Virtual patients of a fitted population on a regimen, every four hours for nine days."""
     patients = fitted.population.sample(count, seed=seed)
-    return fitted.simulator.simulate(patients, regimen, np.arange(0.0, 24.0 * 9 + 1, 4.0))
-
-
-def run(out: Path, seed: int = 0) -> Comparison:
-    """Runs the demonstration and writes pictures, netCDF, fits and a page into `out`; says what it is doing.
-
-    Args:
-        out: folder; made where it does not exist.
-        seed: of the simulated cohort and the initial weights.
-    """
-    from hybrid import page
-
-    out.mkdir(parents=True, exist_ok=True)
-    clock = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - clock:5.1f} s] {text}", flush=True)
-
-    model = mechanism()
-    say(f"1/7 read {model!r} from SBML")
-    report = reference.check(model.with_values(), np.linspace(0.0, HORIZON, 61), initial={"gut": 100.0})
-    say(f"2/7 compared with libRoadRunner: {'agrees' if report.agrees else 'DOES NOT AGREE'}")
-    data = experiment(seed)
-    say(f"3/7 simulated {SUBJECTS} subjects from a richer model; {len(data.held_out)} are held out\n{data.train!r}")
-    say("4/7 fit the mechanism alone")
-    first = fit(mechanism_simulator(), data.train, seed=seed)
-    say("5/7 fit the hybrid: the mechanism and one learned flux out of `central`")
-    second = fit(hybrid_simulator(seed), data.train, start=first, seed=seed)
-    print(second.simulator.field.statement(), flush=True)
-    say("6/7 score both on held-out subjects and on a regimen never seen")
-    comparison = judge(first, second, data)
-    print(comparison.table().round(3).to_string(na_rep=""), flush=True)
-    print(f"the hybrid closes {100 * comparison.recovered:.0f} % of the gap between mechanism and truth", flush=True)
-    say(f"7/7 simulate {PATIENTS} virtual patients on the new regimen and write {out}")
-    bands = population_on(second, new_regimen(), PATIENTS, seed)
-    page.write(out, model, report, data, first, second, comparison, bands)
-    say(f"done: open {out / 'index.html'}")
-    return comparison
+    return fitted.simulator.simulate(patients, regimen, EVERY_FOUR_HOURS)
 
 
 def true_population_on(regimen: Schedule, count: int, seed: int) -> "xr.Dataset":
     """Subjects drawn from the truth on a regimen; times as in `population_on`."""
     source = true_simulator()
     patients = source.population.sample(count, seed=seed)
-    return source.simulate(patients, regimen, np.arange(0.0, 24.0 * 9 + 1, 4.0))
+    return source.simulate(patients, regimen, EVERY_FOUR_HOURS)
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What the demonstration found.
+
+    Attributes:
+        report: the comparison of the import with libRoadRunner.
+        data: the experiment.
+        mechanism, hybrid: the two fits.
+        comparison: their scores beside the truth's.
+        seed: of everything random.
+    """
+
+    report: ReferenceReport
+    data: Experiment
+    mechanism: Fit
+    hybrid: Fit
+    comparison: Comparison
+    seed: int
