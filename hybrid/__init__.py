@@ -1,5 +1,6 @@
 """The coupling of known and learned dynamics, the data, the inference, the populations."""
 
+from hybrid import plots
 from hybrid.coupling import CouplingError, FluxResidual, ParameterCurve, ParameterDrive
 from hybrid.covariates import Category, Linear, Power
 from hybrid.data import Cohort, TableError
@@ -56,6 +57,7 @@ __all__ = [
     "Uniform",
     "compare",
     "fit",
+    "plots",
     "residual_flux",
     "rmse",
 ]

@@ -25,12 +25,15 @@ from mechanistic.simulate import simulate
 ERROR: Final = 2
 """Exit status where the input, not the program, is at fault."""
 
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells expect it."""
+
 PICTURES: Final = (".png", ".svg", ".pdf")
 OUTPUTS: Final = (".csv", ".nc", *PICTURES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, or 2 with the whole error on stderr."""
+    """Runs one command; returns the exit status: 0, 2 with the whole error on stderr, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -38,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has seen enough. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("kinetwin: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except (KinetwinError, OSError) as error:
         print(f"kinetwin: {error}", file=sys.stderr)
         return ERROR

@@ -1,6 +1,6 @@
 """A mechanism with learned terms: still one vector field to a solver."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast, final
 
 import torch
@@ -123,31 +123,21 @@ class HybridField(AbstractVectorField):
         return self.known.unit_of(name)
 
     def linearise(self, t: Tensor, x: Tensor, p: Tensor) -> Linearisation:
-        """The mechanism's analytic Jacobian plus that of the learned fluxes by forward mode; exact."""
+        """∂f/∂x and ∂f/∂t: analytic for the mechanism where nothing drives it, by autograd for the rest.
+
+        Arguments as for `forward`; exact, and differentiable once more.
+        """
         if len(self.drives) or self.latent is not None:
-            return super().linearise(t, x, p)
+            return _row_by_row(lambda times, states: self(times, states, p), t, x)
         known = self.known.linearise(t, x, p[..., : len(self.known.parameter_names)])
         if not len(self.residuals):
             return known
-        learned = self._linearise_learned(t, x, p)
-        return Linearisation(known.jacobian + learned.jacobian, known.time_derivative + learned.time_derivative)
-
-    def _linearise_learned(self, t: Tensor, x: Tensor, p: Tensor) -> Linearisation:
-        """Derivatives of the learned fluxes, in forward mode: every direction is a row of one larger batch."""
-        n = x.shape[-1]
-        shape = (n + 1, *x.shape)
-        # Forward mode writes into the tangents, so that each needs memory of its own.
-        along_state, along_time = x.new_zeros(shape), x.new_zeros(shape[:-1])
-        along_time[n] = 1.0
-        for state in range(n):
-            along_state[state, ..., state] = 1.0
 
         def learned(times: Tensor, states: Tensor) -> Tensor:
             return self._add_learned(torch.zeros_like(states), self._seen(times, states, p), states)
 
-        at = (t.expand(shape[:-1]).contiguous(), x.expand(shape).contiguous())
-        columns = cast(Tensor, torch.func.jvp(learned, at, (along_time, along_state))[1])
-        return Linearisation(columns[:n].movedim(0, -1), columns[n])
+        added = _row_by_row(learned, t, x)
+        return Linearisation(known.jacobian + added.jacobian, known.time_derivative + added.time_derivative)
 
     def statement(self) -> str:
         """What holds by construction, whatever the weights are, in words."""
@@ -227,3 +217,24 @@ class HybridField(AbstractVectorField):
             f"context `{n}` is not a state{nearest(n, taken)}" for n in self.context if n not in self.state_names
         ]
         return problems
+
+
+def _row_by_row(rate: Callable[[Tensor, Tensor], Tensor], t: Tensor, x: Tensor) -> Linearisation:
+    """Derivatives of a rate in reverse mode: every row of the Jacobian is a copy of the batch in one larger batch.
+
+    Forward mode, or a loop over the rows, is many times slower for the few states of a hybrid.
+    """
+    n, graph = x.shape[-1], torch.is_grad_enabled()
+    with torch.enable_grad():
+        states, times = (_leaf(v.expand(n, *v.shape), graph) for v in (x, t.expand(x.shape[:-1])))
+        rates = rate(times, states)
+        pick = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, *[1] * (x.ndim - 1), n).expand_as(rates)
+        by_state, by_time = torch.autograd.grad(
+            rates, (states, times), pick, create_graph=graph, allow_unused=True, materialize_grads=True
+        )
+    return Linearisation(by_state.movedim(0, -2), by_time.movedim(0, -1))
+
+
+def _leaf(value: Tensor, graph: bool) -> Tensor:
+    """`value`, within its graph where that is wanted and there is one, as something to differentiate by."""
+    return value if graph and value.requires_grad else value.detach().requires_grad_()

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -16,12 +16,13 @@ from hybrid.objective import Unknowns, evaluate, find_modes
 from hybrid.optimise import Point, flatten, minimise, unflatten
 from hybrid.population import PopulationValues
 from hybrid.results import Checkpoint, Fit, FitOptions, HistoryRow
-from hybrid.simulator import Simulator
+from hybrid.simulator import Simulator, SimulatorError
 from mechanistic.errors import SolveError
 
 SCALE_SPREAD = 2.0
 """SD of the weak normal priors on the log SDs of random effects and noise about where they start."""
 RETREATS = 12
+"""Times that Adam goes back from a point that cannot be simulated before the fit gives up."""
 
 
 def fit(
@@ -49,14 +50,14 @@ def fit(
         cohort: the subjects.
         held_out: subjects that only decide when to stop: a cohort, or a fraction of `cohort`; 0 for none.
         start: another fit whose estimates of parameters of the same name are taken over.
-        options: how to descend.
+        options: how to descend; those of `resume` where there is one, else `FitOptions()`.
         resume: an unfinished fit.
         seed: of the choice of held-out subjects.
         progress: whether to show a progress bar.
         watch: called with every update.
 
     Raises:
-        SimulatorError, NoiseError: for a cohort that does not fit the simulator.
+        SimulatorError, NoiseError: for a cohort that does not fit the simulator, or a fit that is not of this one.
         SolveError: when the simulation fails where the fit starts, or wherever it turns.
     """
     simulator.check(cohort)
@@ -68,7 +69,8 @@ def fit(
     else:
         train, left = cohort, None
     trained = simulator.with_field(copy.deepcopy(simulator.field))
-    descent = _Descent(trained, train, left, options or FitOptions(), watch)
+    chosen = options or (FitOptions() if resume is None else resume.options)
+    descent = _Descent(trained, train, left, chosen, watch)
     if resume is not None:
         descent.restore(resume)
     else:
@@ -76,9 +78,21 @@ def fit(
     return descent.run(progress)
 
 
+class _Kept(NamedTuple):
+    """What a fit has reached; replaced as a whole, so that an interrupt finds no half of a step."""
+
+    state: Checkpoint
+    history: tuple[HistoryRow, ...]
+
+
+class _Next(NamedTuple):
+    state: Checkpoint
+    row: HistoryRow | None = None
+
+
 @final
 class _Descent:
-    """The state of a fit. Every step ends by committing its state, so that an interrupt loses at most one step."""
+    """The state of a fit. Every step ends by keeping what it reached: an interrupt loses a step of Adam or a round."""
 
     def __init__(
         self,
@@ -88,18 +102,17 @@ class _Descent:
         options: FitOptions,
         watch: Callable[[HistoryRow], None] | None,
     ) -> None:
-        self.simulator, self.cohort, self.held_out, self.options, self.watch = (
-            simulator,
-            cohort,
-            held_out,
-            options,
-            watch,
-        )
+        self.simulator, self.cohort, self.held_out = simulator, cohort, held_out
+        self.options, self.watch = options, watch
         self.weights = [w for w in simulator.field.parameters() if w.requires_grad]
         self.origin = self._start_unknowns()
-        self.history: list[HistoryRow] = []
         self.seconds = 0.0
-        self.state = Checkpoint("adam", 0, {}, {})
+        self.kept = _Kept(Checkpoint("adam", 0, {}, {}), ())
+
+    @property
+    def state(self) -> Checkpoint:
+        """Where the descent stands."""
+        return self.kept.state
 
     def begin(self, start: Fit | None) -> None:
         """Starts at the prior medians, or at another fit; finds the first random effects."""
@@ -118,33 +131,39 @@ class _Descent:
         unknowns = replace(unknowns, eta=modes.eta)
         x = flatten([*_parts(unknowns), *(w.detach() for w in self.weights)])
         size = 0 if self.held_out is None else len(self.held_out)
-        self.state = Checkpoint(
-            "adam" if self.options.adam_steps else "lbfgs",
-            0,
-            {
-                "x": x,
-                "first": torch.zeros_like(x),
-                "second": torch.zeros_like(x),
-                "slopes": modes.slopes,
-                "held_out_eta": torch.zeros(size, unknowns.eta.shape[-1], dtype=x.dtype),
-                "best": x.clone(),
-            },
-            {"best": -math.inf, "waiting": 0.0, "last": math.inf, "rate": 1.0},
-        )
+        tensors = {
+            "x": x,
+            "first": torch.zeros_like(x),
+            "second": torch.zeros_like(x),
+            "slopes": modes.slopes,
+            "held_out_eta": torch.zeros(size, unknowns.eta.shape[-1], dtype=x.dtype),
+            "best": x,
+        }
+        numbers = {"best": -math.inf, "best_row": -1.0, "waiting": 0.0, "last": math.inf, "rate": 1.0, "updated": -1.0}
+        self.kept = _Kept(Checkpoint("adam" if self.options.adam_steps else "lbfgs", 0, tensors, numbers), ())
 
     def restore(self, fit: Fit) -> None:
         """Goes on where an unfinished fit stands."""
-        self.state, self.history, self.seconds = fit.checkpoint, list(fit.history), fit.seconds
+        size = sum(part.numel() for part in [*_parts(self.origin), *self.weights])
+        held_out = (None if cohort is None else cohort.ids for cohort in (self.held_out, fit.held_out))
+        problems = [] if self.cohort.ids == fit.cohort.ids else ["it was trained on other subjects"]
+        problems += [] if len(set(held_out)) == 1 else ["other subjects were held out"]
+        if not problems and fit.checkpoint.tensors["x"].numel() != size:
+            problems = [f"it has {fit.checkpoint.tensors['x'].numel()} unknowns, this simulator and cohort {size}"]
+        if problems:
+            advice = "; give `fit` the same simulator, cohort, `held_out` and `seed` as before"
+            raise SimulatorError("the fit cannot be resumed:", [problem + advice for problem in problems])
+        self.kept, self.seconds = _Kept(fit.checkpoint, fit.history), fit.seconds
 
     def run(self, progress: bool) -> Fit:
         """Descends to the end, or to an interrupt."""
         began = time.perf_counter()
         total = self.options.adam_steps + self.options.rounds * self.options.round_steps
-        with tqdm(total=total, disable=not progress, unit="step", dynamic_ncols=True, leave=True) as bar:
+        with tqdm(total=total, disable=not progress, unit="step", dynamic_ncols=True, mininterval=0.5) as bar:
             self.bar = bar
             try:
                 while self.state.phase != "done":
-                    self.state = self._adam() if self.state.phase == "adam" else self._round()
+                    self._advance()
             except KeyboardInterrupt:
                 bar.set_description("interrupted")
             bar.total = bar.n
@@ -152,11 +171,27 @@ class _Descent:
         self.seconds += time.perf_counter() - began
         return self._fit()
 
-    def _adam(self) -> Checkpoint:
-        """One step of Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), after an update where one is due."""
+    def _advance(self) -> None:
+        """One step, one round or one update."""
+        state, row = self._next()
+        self.kept = _Kept(state, self.kept.history if row is None else (*self.kept.history, row))
+        if row is not None and self.watch is not None:
+            self.watch(row)
+
+    def _next(self) -> _Next:
         state, options = self.state, self.options
-        if state.step % options.refresh == 0 and state.numbers.get("updated", -1) != state.step:
-            return self._update("adam")
+        adam = state.phase == "adam"
+        last = state.step >= (options.adam_steps if adam else options.rounds)
+        due = last or not adam or state.step % options.refresh == 0
+        if due and state.numbers["updated"] != state.step:
+            return self._update()
+        if last:
+            return _Next(self._ended(state))
+        return _Next(self._adam() if adam else self._round())
+
+    def _adam(self) -> Checkpoint:
+        """One step of Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1)."""
+        state = self.state
         tensors, numbers = dict(state.tensors), dict(state.numbers)
         point = self._evaluate(tensors["x"], tensors["slopes"])
         if not math.isfinite(point.value):
@@ -168,12 +203,7 @@ class _Descent:
         tensors |= {"first": first, "second": second, "safe": tensors["x"]}
         tensors["x"] = tensors["x"] - numbers["rate"] * self._rates() * move
         self._show(point)
-        end = count >= options.adam_steps
-        return (
-            self._ended(Checkpoint("adam", count, tensors, numbers))
-            if end
-            else Checkpoint("adam", count, tensors, numbers)
-        )
+        return Checkpoint("adam", count, tensors, numbers)
 
     def _retreat(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> Checkpoint:
         """Back to the last point that could be simulated, with a smaller rate."""
@@ -183,6 +213,7 @@ class _Descent:
         numbers["rate"] *= 0.5
         tensors["x"] = tensors["safe"]
         tensors["first"] = torch.zeros_like(tensors["first"])
+        numbers["updated"] = -1.0
         return Checkpoint("adam", self.state.step, tensors, numbers)
 
     def _explain(self, x: Tensor) -> None:
@@ -193,7 +224,7 @@ class _Descent:
             self.simulator.solve(p, self.cohort).check(self.cohort.ids)
         raise SolveError("the fit cannot go on:", ["the likelihood is zero or not finite; check noise model and data"])
 
-    def _update(self, phase: str) -> Checkpoint:
+    def _update(self) -> _Next:
         """Refreshes random effects, slopes and held-out score, and decides whether the phase goes on."""
         state, options = self.state, self.options
         tensors, numbers = dict(state.tensors), dict(state.numbers)
@@ -209,52 +240,41 @@ class _Descent:
             tensors["held_out_eta"], score = theirs.eta, float(theirs.terms.marginal.mean())
         value = self._value(tensors["x"], tensors["slopes"])
         if not math.isfinite(value):
-            return self._retreat(tensors, numbers)
-        row = HistoryRow(phase, state.step, value, float(-2 * modes.terms.marginal.sum()), score)
+            return _Next(self._retreat(tensors, numbers) if state.phase == "adam" else self._ended(state))
+        row = HistoryRow(state.phase, state.step, value, float(-2 * modes.terms.marginal.sum()), score)
         judged = score if self.held_out is not None else -value
         if judged > numbers["best"]:
-            numbers["best"], numbers["waiting"], tensors["best"] = judged, 0.0, tensors["x"].clone()
+            numbers |= {"best": judged, "best_row": float(len(self.kept.history)), "waiting": 0.0}
+            tensors["best"] = tensors["x"]
         else:
             numbers["waiting"] += 1
-        flat = numbers["last"] - value < options.tolerance
-        numbers |= {"last": value, "updated": state.step}
-        self.history.append(row)
-        if self.watch is not None:
-            self.watch(row)
-        updated = Checkpoint(phase, state.step, tensors, numbers)
-        return self._ended(updated) if numbers["waiting"] >= options.patience or flat else updated
+        flat = abs(numbers["last"] - value) < options.tolerance
+        numbers |= {"last": value, "updated": float(state.step)}
+        updated = Checkpoint(state.phase, state.step, tensors, numbers)
+        return _Next(self._ended(updated) if numbers["waiting"] >= options.patience or flat else updated, row)
 
     def _round(self) -> Checkpoint:
-        """One round of L-BFGS with fixed slopes, after an update."""
-        if self.state.numbers.get("updated", -1) != self.state.step:
-            return self._update("lbfgs")
+        """One round of L-BFGS with fixed slopes."""
         state, options = self.state, self.options
         tensors, numbers = dict(state.tensors), dict(state.numbers)
         start = self._evaluate(tensors["x"], tensors["slopes"])
         if not math.isfinite(start.value):
             self._explain(tensors["x"])
-        found = minimise(
-            lambda x: self._evaluate(x, tensors["slopes"]),
-            start,
-            options.round_steps,
-            options.tolerance / 10,
-            watch=self._show,
-        )
+
+        def evaluate(x: Tensor) -> Point:
+            return self._evaluate(x, tensors["slopes"])
+
+        found = minimise(evaluate, start, options.round_steps, options.tolerance / 10, watch=self._show)
         tensors["x"] = found.x
-        count = state.step + 1
-        after = Checkpoint("lbfgs", count, tensors, numbers)
-        if count < options.rounds:
-            return after
-        self.state = after
-        last = self._update("lbfgs")
-        return last if last.phase == "done" else self._ended(last)
+        return Checkpoint("lbfgs", state.step + 1, tensors, numbers)
 
     def _ended(self, state: Checkpoint) -> Checkpoint:
         """The next phase, from the best point so far."""
-        tensors, numbers = dict(state.tensors), dict(state.numbers)
-        tensors["x"] = tensors["best"].clone()
+        if state.numbers["best_row"] < 0:
+            self._explain(state.tensors["x"])
         phase = "lbfgs" if state.phase == "adam" and self.options.rounds else "done"
-        return Checkpoint(phase, 0, tensors, numbers | {"waiting": 0.0, "last": math.inf, "updated": -1.0})
+        numbers = {**state.numbers, "waiting": 0.0, "last": math.inf, "updated": -1.0}
+        return Checkpoint(phase, 0, {**state.tensors, "x": state.tensors["best"]}, numbers)
 
     def _rates(self) -> Tensor:
         size = sum(part.numel() for part in _parts(self.origin))
@@ -301,12 +321,12 @@ class _Descent:
         return value if math.isfinite(value) else math.inf
 
     def _show(self, point: Point) -> None:
-        last = self.history[-1] if self.history else None
+        last = self.kept.history[-1] if self.kept.history else None
         shown = {"objective": f"{point.value:.2f}", "|gradient|": f"{float(point.gradient.norm()):.2g}"}
         if last is not None:
             shown["−2LL"] = f"{last.minus_two_log_likelihood:.1f}"
             shown["held-out"] = f"{last.held_out:.3f}"
-        self.bar.set_description(self.state.phase)
+        self.bar.set_description(self.state.phase, refresh=False)
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
 
@@ -326,9 +346,12 @@ class _Descent:
             return torch.stack(parts) if parts else own
 
         a, b = mine.population, theirs.population
+        # Natural values, because another prior may have another unconstrained scale.
+        natural = a.space.to_natural(values.typical), b.space.to_natural(given.typical)
+        typical = a.space.to_unconstrained(merged(a.space.names, b.space.names, *natural))
         changed = replace(
             values,
-            typical=merged(a.space.names, b.space.names, values.typical, given.typical),
+            typical=torch.where(typical.isfinite(), typical, values.typical),
             log_sd=merged(a.effect_names, b.effect_names, values.log_sd, given.log_sd),
             coefficients=merged(a.coefficient_names, b.coefficient_names, values.coefficients, given.coefficients),
             correlation=given.correlation if a.effect_names == b.effect_names else values.correlation,
@@ -344,7 +367,7 @@ class _Descent:
             self.cohort,
             self.held_out,
             unknowns.detach(),
-            tuple(self.history),
+            self.kept.history,
             self.options,
             self.state.phase == "done",
             self.seconds,

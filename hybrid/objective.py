@@ -4,13 +4,14 @@ For subject i with standardised effects η (a priori N(0, I)), predictions f(η)
 
     log p(y) ≈ log p(y | η̂) + log N(η̂; 0, I) + (r/2) log 2π − ½ log |H|,   H = I + Jᵀ S⁻² J,   J = ∂f/∂η at η̂
 
-(Tierney & Kadane 1986, doi:10.1080/01621459.1986.10478240; with the Gauss–Newton H it is the FOCE likelihood of Lindstrom
-& Bates 1990, doi:10.2307/2532087, with interaction). The slopes ∂f/∂(deviation) are held fixed between refreshes, so that
-effects, typical values, variances and weights descend one smooth function together; at convergence they are consistent.
+(Tierney & Kadane 1986, doi:10.1080/01621459.1986.10478240; with the Gauss–Newton H it is the FOCE likelihood of
+Lindstrom & Bates 1990, doi:10.2307/2532087, with interaction). The slopes ∂f/∂(deviation) are held fixed between
+refreshes, so that effects, typical values, variances and weights descend one smooth function together; at convergence
+they are consistent. Where `f` is linear in η and the noise additive, this is the exact log p(y).
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -22,6 +23,10 @@ from mechanistic.schedule import Schedule
 
 DEVIATION = 0.03
 """Half width of the central differences in a deviation on the unconstrained scale; their error is of order 1e-3."""
+SETTLED = 1e-5
+"""Effects that would move by less, in SDs, are at their mode."""
+STUCK = 1e4
+"""Damping at which a subject's effects are left where they are: no step however short improves them."""
 
 
 @final
@@ -144,7 +149,7 @@ def linearise(simulator: Simulator, cohort: Cohort, unknowns: Unknowns) -> Linea
         axes = torch.linalg.solve_triangular(factor, DEVIATION * torch.eye(effects, dtype=factor.dtype), upper=False)
         moves = torch.cat([axes.new_zeros(1, effects), axes.mT, -axes.mT])
         tiled = tile(cohort, len(moves))
-        eta = (unknowns.eta + moves[:, None]).reshape(-1, effects)
+        eta = (unknowns.eta + moves[:, None]).reshape(len(moves) * len(cohort), effects)
         f = simulator.predict(simulator.parameters(unknowns.values, eta, tiled), tiled)
         values = scaled(simulator, tiled, f).reshape(len(moves), len(cohort), -1)
         slopes = (values[1 : effects + 1] - values[effects + 1 :]) / (2 * DEVIATION)
@@ -161,9 +166,8 @@ def tile(cohort: Cohort, copies: int) -> Cohort:
     parts = (repeated(getattr(doses, name)) for name in ("target", "time", "amount", "duration"))
     schedule = Schedule(doses.targets, *parts) if doses.batch_shape else doses
     names = ("times", "dv", "observed", "channel", "before", "covariates", "start")
-    return replace(
-        cohort, ids=cohort.ids * copies, schedule=schedule, **{n: repeated(getattr(cohort, n)) for n in names}
-    )
+    arrays: dict[str, Any] = {name: repeated(getattr(cohort, name)) for name in names}
+    return replace(cohort, ids=cohort.ids * copies, schedule=schedule, **arrays)
 
 
 class Modes(NamedTuple):
@@ -194,19 +198,18 @@ def find_modes(simulator: Simulator, cohort: Cohort, unknowns: Unknowns, iterati
         if eta.shape[-1] == 0:
             return Modes(eta, here.slopes, terms, here.f)
         damping = torch.full_like(eta[:, :1], 1e-3)
+        moving = torch.ones_like(damping, dtype=torch.bool)
         for _ in range(iterations):
-            current = replace(unknowns, eta=eta)
-            trial = eta + _newton_step(simulator, cohort, current, here, damping)
+            step = _newton_step(simulator, cohort, replace(unknowns, eta=eta), here, damping)
+            moving = moving & (step.abs().amax(-1, keepdim=True) > SETTLED) & (damping < STUCK)
+            if not bool(moving.any()):
+                break
+            trial = torch.where(moving, eta + step, eta)
             there = linearise(simulator, cohort, replace(unknowns, eta=trial))
             moved = _terms(simulator, cohort, replace(unknowns, eta=trial), there.slopes, there.f)
-            better = moved.likelihood + moved.prior > terms.likelihood + terms.prior
-            if not bool(better.any()):
-                damping = damping * 30
-                if bool((damping > 1e4).all()):
-                    break
-                continue
+            better = (moved.likelihood + moved.prior > terms.likelihood + terms.prior) & moving.squeeze(-1)
             eta = torch.where(better[:, None], trial, eta)
-            damping = torch.where(better[:, None], damping * 0.1, damping * 30).clamp(1e-6, 1e6)
+            damping = torch.where(better[:, None], damping * 0.1, damping * 30).clamp_min(1e-6)
             here = Linear(
                 torch.where(better[:, None], there.f, here.f),
                 torch.where(better[:, None, None], there.slopes, here.slopes),
@@ -217,12 +220,25 @@ def find_modes(simulator: Simulator, cohort: Cohort, unknowns: Unknowns, iterati
 
 def _newton_step(simulator: Simulator, cohort: Cohort, unknowns: Unknowns, here: Linear, damping: Tensor) -> Tensor:
     weighted = _standardised(simulator, cohort, unknowns, here.slopes, here.f)
-    log_sd = channel_sds(simulator, cohort, unknowns.log_sd)
-    residual = simulator.noise_of(cohort).residual(cohort.dv, here.f, log_sd, cohort.channel, cohort.observed)
-    slope = (weighted.mT @ residual.nan_to_num(0.0).unsqueeze(-1)).squeeze(-1) - unknowns.eta
+    along = here.slopes @ simulator.population.cholesky(unknowns.values)
+    ascent = _likelihood_slope(simulator, cohort, unknowns, here.f)
+    slope = (along.mT @ ascent.unsqueeze(-1)).squeeze(-1) - unknowns.eta
     eye = torch.eye(weighted.shape[-1], dtype=weighted.dtype, device=weighted.device)
     curvature = eye + weighted.mT @ weighted
     step = torch.linalg.solve(curvature + damping.unsqueeze(-1) * eye, slope.unsqueeze(-1)).squeeze(-1)
     # A standardised effect that moves by more than this in one step has left the range of the linearisation.
     longest = step.abs().amax(-1, keepdim=True).clamp_min(1e-12)
     return step * (2.0 / longest).clamp(max=1.0)
+
+
+def _likelihood_slope(simulator: Simulator, cohort: Cohort, unknowns: Unknowns, f: Tensor) -> Tensor:
+    """∂ log p(y) / ∂(scaled prediction), `(subject, sample)`; an SD that depends on the prediction counts too."""
+    log_sd = channel_sds(simulator, cohort, unknowns.log_sd)
+    noise = simulator.noise_of(cohort)
+    with torch.enable_grad():
+        f = f.detach().requires_grad_()
+        density = noise.log_prob(cohort.dv, f, log_sd, cohort.channel, cohort.observed)
+        (rise,) = torch.autograd.grad(density.sum(), f)
+        (stretch,) = torch.autograd.grad(scaled(simulator, cohort, f).sum(), f)
+    usable = (stretch > 0) & rise.isfinite()
+    return torch.where(usable, rise / torch.where(usable, stretch, 1.0), 0.0)

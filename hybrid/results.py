@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
@@ -16,6 +17,7 @@ from hybrid.field import HybridField
 from hybrid.objective import Modes, Unknowns, channel_sds, find_modes
 from hybrid.population import Patients, Population, PopulationValues
 from hybrid.simulator import Simulator
+from mechanistic.simulate import simulate
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -144,6 +146,13 @@ class Fit:
         return FittedPopulation(self.simulator.population, self.unknowns.values)
 
     @property
+    def row(self) -> HistoryRow | None:
+        """The update that the estimates stem from: the best one of a finished fit, the last one before an interrupt."""
+        if not self.history:
+            return None
+        return self.history[int(self.checkpoint.numbers["best_row"]) if self.finished else -1]
+
+    @property
     def noise(self) -> dict[str, float]:
         """Estimated SDs of the noise by name."""
         return self.simulator.noise.values(self.unknowns.log_sd)
@@ -182,7 +191,7 @@ class Fit:
         return tree(self)
 
     def save(self, folder: Any) -> None:
-        """Writes arrays, weights, the mechanism as SBML and a description; nothing is half written. See `hybrid.load`."""
+        """Writes the fit to a folder that `hybrid.load` reads; see `hybrid.store.save`."""
         from hybrid.store import save
 
         save(self, folder)
@@ -195,14 +204,19 @@ class Fit:
         return pd.concat([table, noise.astype(table.dtypes.to_dict())])
 
     def __repr__(self) -> str:
-        last = self.history[-1] if self.history else None
-        head = f"Fit ({'finished' if self.finished else 'interrupted; pass it as `resume`'}, {self.seconds:.1f} s)"
-        score = "" if last is None else f"\n−2LL {last.minus_two_log_likelihood:.3f}, held-out {last.held_out:.4g}"
-        return f"{head}{score}\n{self.table().to_string(float_format='{:.4g}'.format, na_rep='')}"
+        return f"{self._headline()}\n{self.table().to_string(float_format='{:.4g}'.format, na_rep='')}"
 
     def _repr_html_(self) -> str:
-        head = "finished" if self.finished else "interrupted"
-        return f"<p>Fit, {head}</p>{self.table().to_html(float_format='{:.4g}'.format, na_rep='')}"
+        table = self.table().to_html(float_format="{:.4g}".format, na_rep="")
+        return f"<p>{escape(self._headline())}</p>{table}"
+
+    def _headline(self) -> str:
+        ended = "finished" if self.finished else "interrupted; pass it as `resume`"
+        head = f"Fit ({ended}, {len(self.cohort)} subjects, {self.seconds:.1f} s)"
+        if self.row is None:
+            return head
+        score = "" if self.held_out is None else f", log p(y) of a held-out subject {self.row.held_out:.4g}"
+        return f"{head}: −2LL {self.row.minus_two_log_likelihood:.3f}{score}"
 
     def _predict(self, cohort: Cohort, eta: Tensor) -> Tensor:
         with torch.no_grad():
@@ -309,8 +323,8 @@ def _records(fit: Fit, cohort: Cohort) -> dict[str, "xr.Dataset"]:
 def compare(fits: Mapping[str, Fit], cohort: Cohort | None = None) -> pd.DataFrame:
     """Fits beside each other: how well each predicts subjects that it was not trained on.
 
-    Columns: unknowns (weights included), −2LL of the training subjects, mean log p(y) of a held-out subject, RMSE of the
-    population and of the individual prediction there.
+    Columns: unknowns (trained weights included), −2LL of the training subjects, mean log p(y) of a held-out subject,
+    RMSE of the population and of the individual prediction there.
 
     Args:
         fits: name to fit.
@@ -319,13 +333,13 @@ def compare(fits: Mapping[str, Fit], cohort: Cohort | None = None) -> pd.DataFra
     rows = []
     for name, fit in fits.items():
         subjects = cohort if cohort is not None else fit.held_out if fit.held_out is not None else fit.cohort
-        weights = sum(w.numel() for w in fit.simulator.field.parameters())
+        weights = sum(w.numel() for w in fit.simulator.field.parameters() if w.requires_grad)
         size = len(fit.unknowns.values.flatten()) + len(fit.unknowns.log_sd) + weights
         modes = fit.modes(subjects)
         row = {
             "fit": name,
             "unknowns": size,
-            "−2LL": fit.history[-1].minus_two_log_likelihood if fit.history else math.nan,
+            "−2LL": math.nan if fit.row is None else fit.row.minus_two_log_likelihood,
             "log p(y) a subject": float(modes.terms.marginal.mean()),
             "RMSE population": rmse(fit.population_prediction(subjects), subjects),
             "RMSE individual": rmse(modes.f, subjects),
@@ -340,15 +354,11 @@ def rmse(f: Tensor, cohort: Cohort) -> float:
 
 
 def residual_flux(fit: Fit, cohort: Cohort, times: Sequence[float]) -> "xr.Dataset":
-    """Learned fluxes along each subject's fitted trajectory: `flux` over `(subject, time, flux)` with the states beside it.
+    """Learned fluxes along each subject's fitted trajectory: `flux`, dims `(subject, time, reaction)`, and the states.
 
     Raises:
         TypeError: for a fit without learned fluxes.
     """
-    import xarray as xr
-
-    from mechanistic.simulate import simulate
-
     field = fit.simulator.field
     if not isinstance(field, HybridField) or not field.flux_names:
         raise TypeError("this fit has no learned flux; its field is the mechanism alone")
@@ -360,4 +370,4 @@ def residual_flux(fit: Fit, cohort: Cohort, times: Sequence[float]) -> "xr.Datas
         flux = field.residual(solution.times, solution.states, wide)
     data = solution.dataset(cohort.ids)
     data["flux"] = (("subject", "time", "reaction"), flux.numpy())
-    return data.assign_coords(reaction=list(field.flux_names)) if isinstance(data, xr.Dataset) else data
+    return data.assign_coords(reaction=list(field.flux_names))

@@ -10,7 +10,7 @@ from torch import Tensor
 from hybrid.data import Cohort
 from hybrid.field import HybridField
 from hybrid.noise import AbstractNoise, NoiseModel
-from hybrid.parameters import ParameterSpace
+from hybrid.parameters import ParameterError, ParameterSpace
 from hybrid.population import Patients, Population, PopulationValues
 from mechanistic.errors import ListedError, nearest
 from mechanistic.field import AbstractVectorField
@@ -121,6 +121,10 @@ class Simulator:
             for s in cohort.schedule.targets
             if s not in self.field.state_names
         ]
+        try:
+            self.population.covariate_values(cohort)
+        except ParameterError as error:
+            problems += error.problems
         wanted = self.field.covariates if isinstance(self.field, HybridField) else {}
         problems += [
             f"the network needs the covariate `{c}`{nearest(c, cohort.covariate_names)}"

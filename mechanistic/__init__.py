@@ -1,6 +1,6 @@
 """Known chemistry: symbols compiled to batched rates, and solved to trajectories with gradients."""
 
-from mechanistic import library, reference
+from mechanistic import library, plots, reference
 from mechanistic.compile import RateField
 from mechanistic.conservation import ConservedTotal, PositivityReport, check_positivity, conserved_totals
 from mechanistic.errors import (
@@ -24,8 +24,8 @@ __all__ = [
     "ConservedTotal",
     "FrozenMap",
     "InvalidSBML",
-    "KinetwinError",
     "KineticModel",
+    "KinetwinError",
     "Linearisation",
     "ModelError",
     "Parameter",
@@ -46,6 +46,7 @@ __all__ = [
     "check_positivity",
     "conserved_totals",
     "library",
+    "plots",
     "read_antimony",
     "read_sbml",
     "reference",

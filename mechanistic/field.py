@@ -39,7 +39,7 @@ class AbstractVectorField(nn.Module):
 
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        """dx/dt, `(*batch, state)`, at times `(*batch,)`, states `(*batch, state)`, parameters `(*batch, parameter)`."""
+        """dx/dt, `(*batch, state)`; times `(*batch,)`, states `(*batch, state)`, parameters `(*batch, parameter)`."""
 
     @abstractmethod
     def initial(self, p: Tensor) -> Tensor:

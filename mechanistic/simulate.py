@@ -38,7 +38,8 @@ def simulate(
     """Simulates one subject or a batch; the batch is the broadcast of the batches of all arguments.
 
     Gradients flow to `parameters`, `initial`, the amounts, times and durations of the schedule, and to learnable
-    weights of the system. They are derivatives of the numbers returned.
+    weights of the system. They are derivatives of the numbers returned. Everything is computed in the dtype and on the
+    device of the system's nominal parameters (float64 for a model); other arguments are converted to them.
 
     Args:
         system: a model, or a compiled field.
@@ -56,14 +57,20 @@ def simulate(
         ScheduleError: for doses that do not fit the system.
     """
     field = compiled(system) if isinstance(system, KineticModel) else system
-    time = torch.as_tensor(times, dtype=torch.float64)
-    begin = torch.as_tensor(start, dtype=time.dtype)
-    doses = Schedule.none() if schedule is None else schedule
+    nominal = field.nominal()
     problems: list[str] = []
-    p = _filled(parameters, field.nominal(), field.parameter_names, "parameter", problems)
+    if nominal.dtype not in (torch.float32, torch.float64):
+        problems.append(f"the system computes in {nominal.dtype}; use float64, or float32 with a loose tolerance")
+    time = _like(times, nominal)
+    begin = _like(start, nominal)
+    doses = Schedule.none() if schedule is None else schedule
+    if (doses.time.dtype, doses.time.device) != (nominal.dtype, nominal.device):
+        doses = doses.to(nominal)
+    p = _filled(parameters, nominal, field.parameter_names, "parameter", problems)
     _raise(problems)
     x = _filled(initial, field.initial(p), field.state_names, "state", problems)
-    flags = torch.zeros_like(time, dtype=torch.bool) if before is None else torch.as_tensor(before, dtype=torch.bool)
+    shown = torch.zeros(time.shape[-1:]) if before is None else before
+    flags = torch.as_tensor(shown, dtype=torch.bool, device=nominal.device)
     batch = _batch(problems, times=time.shape[:-1], parameters=p.shape[:-1], initial=x.shape[:-1],
                    start=begin.shape, schedule=doses.batch_shape, before=flags.shape[:-1])  # fmt: skip
     problems += _time_problems(time, begin)
@@ -120,14 +127,14 @@ def _filled(
     if given is None:
         return default
     if not isinstance(given, Mapping):
-        values = torch.as_tensor(given, dtype=default.dtype)
+        values = _like(given, default)
         if values.shape[-1:] != default.shape[-1:]:
             expected = f"`(*batch, {len(names)})`: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
             problems.append(f"{kind}s have the shape {tuple(values.shape)}, expected {expected}")
             return default
         return values
     problems += [f"`{name}` is not a {kind}{nearest(name, names)}" for name in given if name not in names]
-    columns = {name: torch.as_tensor(value, dtype=default.dtype) for name, value in given.items() if name in names}
+    columns = {name: _like(value, default) for name, value in given.items() if name in names}
     try:
         batch = torch.broadcast_shapes(default.shape[:-1], *(value.shape for value in columns.values()))
     except RuntimeError:
@@ -140,6 +147,10 @@ def _filled(
         if names
         else wide
     )
+
+
+def _like(value: Any, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
 def _batch(problems: list[str], **shapes: torch.Size) -> torch.Size:

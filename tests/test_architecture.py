@@ -23,7 +23,7 @@ SHOWN_ON_USE = {"display.py", "plots.py"}
 ONLY_WITHIN = {
     "antimony": ("mechanistic/sbml/",),
     "libsbml": ("mechanistic/sbml/",),
-    "matplotlib": ("mechanistic/plots.py", "neural/plots.py", "hybrid/plots.py"),
+    "matplotlib": ("mechanistic/plots.py", "neural/plots.py", "hybrid/plots.py", "hybrid/demo/plots.py"),
     "roadrunner": ("mechanistic/reference.py",),
     "tellurium": ("mechanistic/reference.py",),
 }

@@ -67,7 +67,7 @@ RELATIONS = {
 @final
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An expression without its names: a tape, and the kind (`s`tate, `p`arameter, `a`ssignment, `t`ime) of each slot."""
+    """An expression without its names: a tape, and each slot's kind (`s`tate, `p`arameter, `a`ssignment, `t`ime)."""
 
     tape: Tape
     kinds: tuple[str, ...]

@@ -108,7 +108,8 @@ def _as_range(columns: list[int]) -> slice | None:
 
 def _stack(values: Sequence[Tensor | float], like: Tensor, members: int) -> list[Tensor]:
     shape = (*like.shape[:-1], members)
-    return [v.expand(shape) if isinstance(v, Tensor) else like.new_full((), v).expand(shape) for v in values]
+    tensors = (v if isinstance(v, Tensor) else like.new_full((), v) for v in values)
+    return [v if v.shape == shape else v.expand(shape) for v in tensors]
 
 
 def group(
@@ -124,8 +125,8 @@ def group(
         grouped.setdefault((shape, moves), []).append((position, columns))
     families = []
     for (shape, moves), rows in grouped.items():
-        columns = torch.tensor([row[1] for row in rows], dtype=torch.long).T.contiguous().reshape(len(moves), len(rows))
-        families.append(Family(shape, columns, [row[0] for row in rows], [i for i, m in enumerate(moves) if m]))
+        table = torch.tensor([row[1] for row in rows], dtype=torch.long).T.contiguous().reshape(len(moves), len(rows))
+        families.append(Family(shape, table, [row[0] for row in rows], [i for i, m in enumerate(moves) if m]))
     return families
 
 
@@ -162,13 +163,14 @@ class Expressions(nn.Module):
 
     @property
     def _families(self) -> list[Family]:
-        return cast(list[Family], list(self.families))
+        return cast(list[Family], self.families)
 
     def forward(self, tables: Tables) -> Tensor:
         """Values, `(*batch, expression)`."""
         if not self.families:
             return tables.states.new_zeros((*tables.states.shape[:-1], 0))
-        values = torch.cat([family.evaluate(tables) for family in self._families], dim=-1)
+        parts = [family.evaluate(tables) for family in self._families]
+        values = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         return values if self.ordered else values.index_select(-1, cast(Tensor, self.back))
 
     def slopes(self, tables: Tables) -> Tensor:

@@ -65,7 +65,7 @@ class RateField(AbstractVectorField):
         return cast(Tensor, self._laws(self._tables(t, x, p)))[..., : len(self.model.reactions)]
 
     def assignments(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        """Values of the model's assignments, `(*batch, assignment)`, in the model's order; arguments as for `forward`."""
+        """Values of the assignments, `(*batch, assignment)`, in the model's order; arguments as for `forward`."""
         order = [self._layout.assignments[name] for name in self.model.assignments]
         return self._tables(t, x, p).assignments[..., order]
 
@@ -80,7 +80,7 @@ class RateField(AbstractVectorField):
         return cast(Tensor, self._nominal)
 
     def unit_of(self, name: str) -> str:
-        quantities = {q.name: q.unit for q in (*self.model.states, *self.model.parameters)}
+        quantities = {s.name: s.unit for s in self.model.states} | {p.name: p.unit for p in self.model.parameters}
         return self.model.time_unit if name == "time" and name not in quantities else quantities.get(name, "")
 
     def linearise(self, t: Tensor, x: Tensor, p: Tensor) -> Linearisation:
@@ -91,8 +91,8 @@ class RateField(AbstractVectorField):
         return Linearisation(extended[..., :n], extended[..., n])
 
     def __repr__(self) -> str:
-        families = [family.members for family in self._laws.families]
-        return f"RateField({self.model.name!r}: {sum(map(len, families))} rate laws in {len(families)} families)"
+        families = len(self._laws.families)
+        return f"RateField({self.model.name!r}: {len(self._laws)} rate laws in {families} families)"
 
     def _tables(self, t: Tensor, x: Tensor, p: Tensor) -> Tables:
         tables = Tables(x, p, t, x[..., :0])
@@ -146,10 +146,10 @@ class _Chain(nn.Module):
             self.register_buffer("matrix", matrix, persistent=False)
         else:
             self.matrix = None
-            source, target, count = zip(*places, strict=True)
-            self.register_buffer("source", torch.tensor(source), persistent=False)
-            self.register_buffer("target", torch.tensor(target), persistent=False)
-            self.register_buffer("count", torch.tensor(count, dtype=torch.float64), persistent=False)
+            self.register_buffer("source", torch.tensor([index for index, _, _ in places]), persistent=False)
+            self.register_buffer("target", torch.tensor([place for _, place, _ in places]), persistent=False)
+            weights = torch.tensor([count for _, _, count in places], dtype=torch.float64)
+            self.register_buffer("count", weights, persistent=False)
 
     def forward(self, slopes: Sequence[Tensor], like: Tensor) -> Tensor:
         """The Jacobian and the time derivative beside it, flat: `(*batch, state · (state + 1))`."""

@@ -112,7 +112,7 @@ def _execute(instruction: Instruction, registers: list[Value], like: Tensor) -> 
     if operation in BINARY:
         return BINARY[operation](*tensors)
     if operation == "where":
-        return torch.where(*tensors)
+        return torch.where(tensors[0], tensors[1], tensors[2])
     if operation == "guard":
         # The branch that is not taken may be singular here; cutting its gradient keeps 0 · inf out of the taken one.
         return torch.where(tensors[0], tensors[1], tensors[1].detach())
@@ -244,7 +244,7 @@ def differentiate(builder: TapeBuilder, output: int, slot: int) -> int | None:
 
     At a kink (`abs`, `min`, a piecewise border) it is the derivative of the branch that is evaluated there.
     """
-    known: dict[int, int | None] = {i: None for i in range(builder.slots)}
+    known: dict[int, int | None] = dict.fromkeys(range(builder.slots))
     known[slot] = builder.constant(1.0)
 
     pending = [output]

@@ -30,6 +30,9 @@ NESTING_LIMIT = 150
 NODE_LIMIT = 1_000_000
 """Most nodes that a file's mathematics may have once its function definitions are written in."""
 
+CONSTANT_LIMIT = 2_000
+"""Most terms of an expression without any name in it; sympy looks into these to simplify them, at a growing cost."""
+
 _CANNOT_EVALUATE = (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError)
 
 
@@ -73,7 +76,7 @@ class Translator:
         self._place = place
         if node is None:
             return self._refuse("has no mathematics")
-        result = number(self._bounded(self._value(node, _Call(scope))))
+        result = number(self._value(node, _Call(scope)))
         if result.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
             return self._refuse("is not finite")
         if result.has(sympy.I):
@@ -82,7 +85,10 @@ class Translator:
 
     def _bounded(self, value: Basic) -> Basic:
         """`value`, unless it is too large; shared parts may hide that it would take for ever to walk through it."""
-        return value if self._extents.of(value).acceptable else self._refuse("the mathematics is too large or too deep")
+        extent = self._extents.of(value)
+        if extent.acceptable and (extent.terms <= CONSTANT_LIMIT or not value.is_number):
+            return value
+        return self._refuse("the mathematics is too large or too deep")
 
     def _refuse(self, problem: str) -> Expr:
         self._findings.unsupported(f"{self._place}: {problem}")
@@ -102,7 +108,7 @@ class Translator:
             leaf = read_leaf(node)
             if leaf is not None:
                 return leaf
-            return settled(self._branch(node, call))
+            return settled(self._bounded(self._branch(node, call)))
         except Untranslatable as problem:
             return self._refuse(str(problem))
         except _CANNOT_EVALUATE as problem:
@@ -178,7 +184,7 @@ class Translator:
         if key not in self._results:
             scope = dict(zip(function.arguments, arguments, strict=True))
             inner = _Call(scope, call.depth + 1, (*call.functions, name))
-            self._results[key] = self._bounded(self._written_in(function, scope, inner))
+            self._results[key] = self._written_in(function, scope, inner)
         return self._results[key]
 
     def _written_in(self, function: Function, scope: Mapping[str, Basic], inner: _Call) -> Basic:

@@ -11,7 +11,7 @@ from mechanistic.solve.problem import Tolerance
 SAFETY = 0.9
 SMALLEST, LARGEST = 0.2, 10.0
 UNDERSHOOTS = 6
-"""Retries that numerical undershoot below zero gets in a row; a solution that truly changes sign is let through then."""
+"""Retries in a row against numerical undershoot below zero; a solution that truly changes sign is let through then."""
 
 
 class Verdict(NamedTuple):
@@ -35,20 +35,25 @@ def judge(
     end: Tensor,
     error: Tensor,
     scales: Tensor,
-    nonnegative: Tensor,
+    floor: Tensor,
     undershoots: Tensor,
     tolerance: Tolerance,
 ) -> Verdict:
-    """Compares the error of a step with the tolerance, in the maximum norm: no state hides behind the others."""
+    """Compares the error of a step with the tolerance, in the maximum norm: no state hides behind the others.
+
+    Args:
+        x, end, error: of the step, `(row, state)`.
+        scales: `(state,)`.
+        floor: what each state may not cross downward, `(state,)`.
+        undershoots: rejections for that in a row so far, `(row,)`.
+        tolerance: error allowed.
+    """
     allowed = tolerance.atol * scales + tolerance.rtol * torch.maximum(x.abs(), end.abs())
-    finite = end.isfinite().all(-1) & error.isfinite().all(-1)
-    share = torch.where(finite.unsqueeze(-1), error.abs() / allowed, torch.inf)
+    share = torch.where(end.isfinite(), error.abs() / allowed, torch.inf).nan_to_num(torch.inf, torch.inf)
     ratio, culprit = share.max(dim=-1)
-    bad = torch.where(end.isfinite(), 0.0, 1.0).max(dim=-1)
-    floor = -tolerance.atol * scales
-    below = nonnegative & (end < floor) & (x >= floor)
-    undershot = below.any(-1) & (undershoots < UNDERSHOOTS) & finite
-    return Verdict((ratio <= 1) & ~undershot, ratio, undershot, torch.where(bad.values > 0, bad.indices, culprit))
+    below = ((end < floor) & (x >= floor)).any(-1)
+    undershot = below & (undershoots < UNDERSHOOTS) & ratio.isfinite()
+    return Verdict((ratio <= 1) & ~undershot, ratio, undershot, culprit)
 
 
 def factor(method: AbstractMethod, verdict: Verdict, before: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mechanistic.schedule import Stops
 from mechanistic.solve.method import AbstractMethod, Rhs
 from mechanistic.solve.problem import Problem, Status
 
@@ -28,7 +27,7 @@ class Record(NamedTuple):
         t, h: start and size, `(step,)`.
         x: state at the start, `(step, state)`.
         segment: between which stops, `(step,)`.
-        node_of_stop: the node right after each stop's jump, `(subject, stop)`.
+        node_of_stop: the node right after each stop's jump, -1 where it was not reached, `(subject, stop)`.
         nodes: index of each subject's last node, `(subject,)`.
         last: state at the last node, `(subject, state)`.
     """
@@ -42,6 +41,11 @@ class Record(NamedTuple):
     node_of_stop: Tensor
     nodes: Tensor
     last: Tensor
+
+    def select(self, rows: Tensor) -> "Record":
+        """Some of the steps."""
+        subject, node, t, h, x, segment, *rest = self
+        return Record(subject[rows], node[rows], t[rows], h[rows], x[rows], segment[rows], *rest)
 
 
 class _Reading(NamedTuple):
@@ -67,10 +71,13 @@ def read_out(method: AbstractMethod, problem: Problem, record: Record, status: T
     """States at the output times, `(batch, time, state)`, differentiable with respect to everything in the problem."""
     stops = problem.stops
     inputs = (problem.parameters, problem.initial, stops.times, stops.jumps, stops.rates)
-    weights = [w for w in problem.field.parameters() if w.requires_grad]
     reading = _reading(problem, record, status, reached)
     context = _Context(method, problem, record, reading)
-    return cast(Tensor, _Solve.apply(context, *inputs, *weights))
+    return cast(Tensor, _Solve.apply(context, *inputs, *_weights(problem)))
+
+
+def _weights(problem: Problem) -> list[Tensor]:
+    return [weight for weight in problem.field.parameters() if weight.requires_grad]
 
 
 class _Context(NamedTuple):
@@ -111,7 +118,7 @@ def _values(context: _Context, inputs: tuple[Tensor, ...]) -> Tensor:
         )
         local = where[mine] - chunk[0]
         theta = (reading.time[mine] - record.t[rows][local]) / record.h[rows][local]
-        ends = step.x[local], record.h[rows][local], step.stages[:, local]
+        ends = step.x[local], record.h[rows][local], torch.stack(step.stages)[:, local]
         out[reading.inside[mine]] = method.interpolate(theta, record.x[rows][local], *ends)
     return out.reshape(batch, count, n)
 
@@ -144,7 +151,6 @@ def _node_table(record: Record) -> Tensor:
 def _reading(problem: Problem, record: Record, status: Tensor, reached: Tensor) -> _Reading:
     """Finds where each output is read; outputs past a failure and padding are left out."""
     times, stops = problem.times, problem.stops.times.detach()
-    count = times.shape[1]
     subject = torch.arange(len(times), device=times.device)[:, None].expand_as(times)
     wanted = times.isfinite() & ((status == Status.OK)[:, None] | (times <= reached[:, None]))
     equal = times.unsqueeze(-1) == stops.unsqueeze(1)
@@ -157,6 +163,9 @@ def _reading(problem: Problem, record: Record, status: Tensor, reached: Tensor) 
     before = problem.before & at_stop
     at_start = wanted & before & (before_node == 0)
     at_node = wanted & at_stop & ~before
+    if problem.stops.times.requires_grad:
+        # Its time stays where it is while the stop moves: it is read at the fraction 0 of the step that follows.
+        at_node = at_node & (after_node == record.nodes[:, None])
     inside = wanted & ~at_start & ~at_node
     place = _node_table(record)
     starts = torch.full(place.shape, torch.inf, dtype=times.dtype, device=times.device)
@@ -179,32 +188,61 @@ def _reading(problem: Problem, record: Record, status: Tensor, reached: Tensor) 
 def _adjoint(
     context: _Context, saved: tuple[Tensor, ...], seed: Tensor, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    problem, record, reading = context.problem, context.record, context.reading
     batch, count, n = seed.shape
     flat = seed.reshape(batch * count, n)
+    context = _asked(context, flat)
+    _, problem, record, reading = context
     leaves = [value.detach().requires_grad_(want) for value, want in zip(saved[:5], wanted[:5], strict=True)]
     weights = list(saved[5:])
+    if any(a is not b for a, b in zip(weights, _weights(problem), strict=True)):
+        raise RuntimeError("the weights of the field were exchanged between `simulate` and `backward`")
     width = int(record.nodes.max()) + 1 if batch else 1
 
-    node_seed = seed.new_zeros(batch, width, n)
-    node_seed.index_put_((reading.subject, reading.node), flat[reading.at_node], accumulate=True)
+    seeds = seed.new_zeros(width, batch, 1, n)
+    seeds[:, :, 0].index_put_((reading.node, reading.subject), flat[reading.at_node], accumulate=True)
     through, direct, replays = _linearise(context, leaves, flat[reading.inside])
-    node_seed.index_put_((record.subject, record.node), direct, accumulate=True)
+    seeds[:, :, 0].index_put_((record.node, record.subject), direct, accumulate=True)
 
-    passing = torch.eye(n, dtype=seed.dtype, device=seed.device).expand(batch, width, n, n).clone()
-    passing[record.subject, record.node] = through
-    adjoint = node_seed.new_zeros(batch, width + 1, n)
+    passing = torch.eye(n, dtype=seed.dtype, device=seed.device).expand(width, batch, n, n).clone()
+    passing[record.node, record.subject] = through
+    backward = [seed.new_zeros(batch, 1, n)]
     for node in range(width - 1, -1, -1):
-        adjoint[:, node] = node_seed[:, node] + torch.einsum("bij,bi->bj", passing[:, node], adjoint[:, node + 1])
+        backward.append(torch.baddbmm(seeds[node], backward[-1], passing[node]))
+    adjoint = torch.stack(backward[::-1]).squeeze(2)
 
-    cotangent = adjoint[record.subject, record.node + 1]
+    cotangent = adjoint[record.node + 1, record.subject]
     grads = _parameter_gradients(replays, cotangent, [leaves[0], leaves[2], leaves[4], *weights], wanted)
-    initial = adjoint[:, 0].clone()
-    initial.index_put_((reading.start_subject,), flat[reading.at_start], accumulate=True)
-    jumps = adjoint.gather(1, record.node_of_stop.unsqueeze(-1).expand(-1, -1, n))
+    initial = adjoint[0].index_put((reading.start_subject,), flat[reading.at_start], accumulate=True)
+    # After the last node the adjoint is zero; so it is at stops that were not reached.
+    stop = torch.where(record.node_of_stop < 0, width, record.node_of_stop).clamp(max=width)
+    jumps = adjoint.transpose(0, 1).gather(1, stop.unsqueeze(-1).expand(-1, -1, n))
     parameters, times, rates, *rest = grads
     result = (parameters, initial, times, jumps, rates, *rest)
     return tuple(g if want else None for g, want in zip(result, wanted, strict=True))
+
+
+def _asked(context: _Context, flat: Tensor) -> _Context:
+    """The steps and outputs that a non-zero seed depends on: what failed, or was solved again, costs nothing."""
+    record, reading = context.record, context.reading
+    seeded = (flat != 0).any(-1)
+    at_node, inside = seeded[reading.at_node], seeded[reading.inside]
+    step = reading.step[inside]
+    subject = torch.cat([reading.subject[at_node], record.subject[step]])
+    node = torch.cat([reading.node[at_node], record.node[step] + 1])
+    nodes = torch.zeros_like(record.nodes).scatter_reduce(0, subject, node, "amax")
+    rows = (record.node < nodes[record.subject]).nonzero().squeeze(1)
+    place = torch.zeros_like(record.node).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
+    return context._replace(
+        record=record.select(rows)._replace(nodes=nodes),
+        reading=reading._replace(
+            at_node=reading.at_node[at_node],
+            subject=reading.subject[at_node],
+            node=reading.node[at_node],
+            inside=reading.inside[inside],
+            step=place[step],
+            time=reading.time[inside],
+        ),
+    )
 
 
 class _Replay(NamedTuple):
@@ -256,7 +294,7 @@ def _replay(context: _Context, leaves: list[Tensor], rows: Tensor, start: Tensor
         mine = (reading.step >= rows[0]) & (reading.step <= rows[-1])
         local = reading.step[mine] - rows[0]
         theta = (reading.time[mine] - t[local]) / h[local]
-        values = method.interpolate(theta, start[local], step.x[local], h[local], step.stages[:, local])
+        values = method.interpolate(theta, start[local], step.x[local], h[local], torch.stack(step.stages)[:, local])
         score = (values * seeds[mine]).sum()
     return _Replay(rows, step.x, score)
 

@@ -11,6 +11,8 @@ from mechanistic.solve.gradient import Record, read_out
 from mechanistic.solve.method import AbstractMethod, Rhs
 from mechanistic.solve.problem import Outcome, Problem, Statistics, Status
 
+SMALLEST = 16
+"""Steps below this many spacings of floating-point times are given up."""
 STIFF_STEPS = 15
 STIFF_BOUND = 3.25
 """Steps at the border of stability after which a system counts as stiff (Hairer & Wanner, Solving ODEs II, IV.2)."""
@@ -36,22 +38,18 @@ class _Clocks(NamedTuple):
     times: Tensor
     jumps: Tensor
     rates: Tensor
+    stop: Tensor
+    inputs: Tensor
 
     def select(self, rows: Tensor) -> "_Clocks":
         return _Clocks(*(value[rows] for value in self))
 
-    @property
-    def inputs(self) -> Tensor:
-        """The input rates of the current segment; the last segment's at the end."""
+    def enter(self, segment: Tensor) -> "_Clocks":
+        """Points to the next stop and the input rates of a segment; to those of the last one at the end."""
         last = self.rates.shape[1] - 1
-        index = self.segment.clamp(max=last)[:, None, None].expand(-1, 1, self.rates.shape[2])
-        return self.rates.gather(1, index).squeeze(1)
-
-    @property
-    def stop(self) -> Tensor:
-        """The time of the next stop."""
-        last = self.times.shape[1] - 1
-        return self.times.gather(1, (self.segment + 1).clamp(max=last)[:, None]).squeeze(1)
+        stop = self.times.gather(1, (segment + 1).clamp(max=last + 1)[:, None]).squeeze(1)
+        index = segment.clamp(max=last)[:, None, None].expand(-1, 1, self.rates.shape[2])
+        return self._replace(segment=segment, stop=stop, inputs=self.rates.gather(1, index).squeeze(1))
 
 
 def solve_by_steps(method: AbstractMethod, problem: Problem) -> Outcome:
@@ -80,7 +78,9 @@ class _Run:
         self.method = method
         self.problem = problem
         self.scales = problem.field.scales.to(problem.initial)
-        self.nonnegative = problem.field.nonnegative.to(problem.initial.device)
+        nonnegative = problem.field.nonnegative.to(problem.initial.device)
+        self.floor = torch.where(nonnegative, -problem.tolerance.atol * self.scales, -torch.inf)
+        self.attempts = 0
         self.has_inputs = bool((stops.rates != 0).any())
         # Where a dose time carries a gradient, doses at one time keep a stop each, and each has to be stepped over.
         self.stepwise = problem.stops.times.requires_grad
@@ -90,7 +90,8 @@ class _Run:
     def advance(self) -> tuple[Record, _Clocks]:
         """Runs every subject to its end or to its failure."""
         clocks = self._start()
-        node_of_stop = torch.zeros_like(self.stops.times, dtype=torch.long)
+        index = torch.arange(self.stops.times.shape[1], device=clocks.t.device)
+        node_of_stop = torch.where(index <= clocks.segment[:, None], 0, -1)
         finished: list[_Clocks] = []
         active = self._active(clocks)
         while True:
@@ -115,10 +116,10 @@ class _Run:
         x = self.problem.initial.detach() + (jumps * given.unsqueeze(-1)).sum(1)
         zero, none = torch.zeros_like(t), torch.zeros_like(segment)
         clocks = _Clocks(
-            torch.arange(len(t), device=t.device), t, x, zero, torch.zeros_like(x), segment, none, zero + 1.0, none, none,
-            none, none, none, self.problem.parameters.detach(), times, jumps, rates,
+            torch.arange(len(t), device=t.device), t, x, zero, torch.zeros_like(x), segment, none, zero + 1.0, none,
+            none, none, none, none, self.problem.parameters.detach(), times, jumps, rates, t, torch.zeros_like(x),
         )  # fmt: skip
-        return self._restart(clocks, torch.ones_like(t, dtype=torch.bool))
+        return self._restart(clocks.enter(segment), torch.ones_like(t, dtype=torch.bool))
 
     def _rhs(self, clocks: _Clocks) -> Rhs:
         return Rhs(self.problem.field, clocks.parameters, clocks.inputs if self.has_inputs else None)
@@ -145,34 +146,29 @@ class _Run:
         # A step that would leave a sliver before the stop is stretched to it.
         arriving = clocks.h * (1 + 1e-6) >= remaining
         trial = torch.where(arriving, remaining, clocks.h)
-        trial = torch.where(active, trial, clocks.h)
         first = clocks.first if method.reuses_last else None
         step = method.step(self._rhs(clocks), clocks.t, clocks.x, trial, first)
-        verdict = judge(clocks.x, step.x, step.error, self.scales, self.nonnegative, clocks.undershoots, tolerance)
-        verdict = verdict._replace(accepted=verdict.accepted | (trial <= 0) & step.x.isfinite().all(-1))
+        verdict = judge(clocks.x, step.x, step.error, self.scales, self.floor, clocks.undershoots, tolerance)
         accepted = verdict.accepted & active
-        self._note(clocks, trial, accepted)
-        change = factor(method, verdict, clocks.error)
-        # A step cut short by a stop says little about the next one: growth is counted from the longer of the two.
-        basis = torch.where(accepted & arriving, torch.maximum(clocks.h, trial), trial)
+        self.pieces.append((accepted, clocks.subject, clocks.nodes, clocks.t, trial, clocks.x, clocks.segment))
+        self.attempts += 1
         kept = accepted.unsqueeze(-1)
         stopped = accepted & arriving
         moved = clocks._replace(
             t=torch.where(accepted, torch.where(arriving, clocks.stop, clocks.t + trial), clocks.t),
             x=torch.where(kept, step.x, clocks.x),
-            h=torch.where(active, basis * change, clocks.h),
+            h=trial * factor(method, verdict, clocks.error),
             first=clocks.first if step.last is None else torch.where(kept, step.last, clocks.first),
             nodes=clocks.nodes + accepted,
             error=torch.where(accepted, verdict.ratio, clocks.error),
             stiff=_count_stiff(clocks.stiff, step.stiffness, accepted),
-            undershoots=torch.where(accepted, 0, clocks.undershoots + verdict.undershot.long()),
+            undershoots=torch.where(accepted, 0, clocks.undershoots + verdict.undershot),
             attempts=clocks.attempts + active,
             culprit=torch.where(active, verdict.culprit, clocks.culprit),
         )
-        moved = moved._replace(status=self._status(moved, verdict.ratio, active & ~accepted))
         if bool(stopped.any()):
             moved = self._restart(self._arrive(moved, stopped, node_of_stop), stopped)
-        return moved
+        return self._fail(moved, verdict.ratio, active & ~accepted)
 
     def _arrive(self, clocks: _Clocks, stopped: Tensor, node_of_stop: Tensor) -> _Clocks:
         """Applies the jumps of the stops just reached and enters the next segment."""
@@ -181,47 +177,30 @@ class _Run:
         reached = torch.where(stopped, reached, clocks.segment)
         passed = (index > clocks.segment[:, None]) & (index <= reached[:, None])
         node_of_stop[clocks.subject] = torch.where(passed, clocks.nodes[:, None], node_of_stop[clocks.subject])
-        return clocks._replace(x=clocks.x + (clocks.jumps * passed.unsqueeze(-1)).sum(1), segment=reached)
+        moved = clocks._replace(x=clocks.x + (clocks.jumps * passed.unsqueeze(-1)).sum(1))
+        return moved.enter(reached)
 
-    def _status(self, clocks: _Clocks, ratio: Tensor, rejected: Tensor) -> Tensor:
-        tiny = rejected & (clocks.h <= 16 * torch.finfo(clocks.t.dtype).eps * clocks.t.abs().clamp_min(1e-200))
-        spent = clocks.attempts >= self.method.max_steps
-        failures = (
-            (clocks.stiff >= STIFF_STEPS, Status.STIFF),
-            (spent, Status.BUDGET),
-            (tiny, Status.MIN_STEP),
-            (tiny & ~ratio.isfinite(), Status.NOT_FINITE),
-        )
-        status = clocks.status
-        for failed, name in failures:
-            status = torch.where(failed & (clocks.status == Status.OK), int(name), status)
-        return status
-
-    def _note(self, clocks: _Clocks, trial: Tensor, accepted: Tensor) -> None:
-        rows = accepted.nonzero().squeeze(1)
-        if len(rows):
-            self.pieces.append(
-                (
-                    clocks.subject[rows],
-                    clocks.nodes[rows],
-                    clocks.t[rows],
-                    trial[rows],
-                    clocks.x[rows],
-                    clocks.segment[rows],
-                )
-            )
+    def _fail(self, clocks: _Clocks, ratio: Tensor, rejected: Tensor) -> _Clocks:
+        """Sets the status of the rows under way that cannot go on."""
+        tiny = rejected & (clocks.h <= SMALLEST * torch.finfo(clocks.t.dtype).eps * clocks.t.abs().clamp_min(1e-200))
+        stiff = clocks.stiff >= STIFF_STEPS
+        spent = self.attempts >= self.method.max_steps
+        if not (spent or bool((tiny | stiff).any())):
+            return clocks
+        status = torch.where(tiny, torch.where(ratio.isfinite(), int(Status.MIN_STEP), int(Status.NOT_FINITE)), 0)
+        status = torch.where((status == Status.OK) & self._active(clocks) & spent, int(Status.BUDGET), status)
+        status = torch.where((status == Status.OK) & self._active(clocks) & stiff, int(Status.STIFF), status)
+        return clocks._replace(status=torch.where(clocks.status == Status.OK, status, clocks.status))
 
     def _record(self, node_of_stop: Tensor, clocks: _Clocks) -> Record:
-        if not self.pieces:
-            empty = clocks.segment[:0]
-            pieces: tuple[Tensor, ...] = (empty, empty, clocks.t[:0], clocks.t[:0], clocks.x[:0], empty)
-        else:
-            pieces = tuple(torch.cat(parts) for parts in zip(*self.pieces, strict=True))
-        return Record(*pieces, node_of_stop, clocks.nodes, clocks.x)
+        nothing = torch.zeros_like(clocks.t, dtype=torch.bool)
+        pieces = self.pieces or [(nothing, clocks.subject, clocks.nodes, clocks.t, clocks.t, clocks.x, clocks.segment)]
+        accepted, subject, node, t, h, x, segment = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return Record(subject, node, t, h, x, segment, node_of_stop, clocks.nodes, clocks.x).select(accepted)
 
 
 def _count_stiff(count: Tensor, stiffness: Tensor | None, accepted: Tensor) -> Tensor:
     if stiffness is None:
         return count
-    near = stiffness > STIFF_BOUND
-    return torch.where(accepted, torch.where(near, count + 1, (count - 1).clamp_min(0)), count)
+    change = torch.where(stiffness > STIFF_BOUND, 1, -1)
+    return (count + change * accepted).clamp_min(0)

@@ -40,14 +40,14 @@ class Step(NamedTuple):
     Attributes:
         x: states at the end of the step, `(row, state)`.
         error: estimate of the local error, `(row, state)`.
-        stages: what dense output needs, `(stage, row, state)`.
+        stages: what dense output needs, one `(row, state)` a stage.
         last: f at the end of the step when the method has it for free, else None.
         stiffness: estimate of `h · |λ|`, `(row,)`, where the method offers one, else None.
     """
 
     x: Tensor
     error: Tensor
-    stages: Tensor
+    stages: tuple[Tensor, ...]
     last: Tensor | None
     stiffness: Tensor | None
 
@@ -84,4 +84,7 @@ class AbstractMethod(AbstractSolver):
 
     @abstractmethod
     def interpolate(self, theta: Tensor, x: Tensor, end: Tensor, h: Tensor, stages: Tensor) -> Tensor:
-        """Dense output, `(row, state)`, at the fraction `theta` `(row,)` of steps from `x` to `end`."""
+        """Dense output, `(row, state)`, at the fraction `theta` `(row,)` of steps from `x` to `end`.
+
+        `stages` are those of the step, stacked: `(stage, row, state)`.
+        """

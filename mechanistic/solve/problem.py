@@ -26,7 +26,7 @@ class Status(IntEnum):
         """What happened and what to do about it, in words."""
         return {
             Status.OK: "reached the end",
-            Status.BUDGET: "the budget of steps was used up; the system is probably stiff: use Rodas5P() or raise `max_steps`",
+            Status.BUDGET: "the budget of steps was used up; it may be stiff: use Rodas5P() or raise `max_steps`",
             Status.MIN_STEP: "the step size became too small; loosen the tolerance or look for a singularity",
             Status.NOT_FINITE: "the rates are not finite; look for a division by zero or a logarithm below zero",
             Status.STIFF: "the system is stiff here; use Rodas5P() or Auto()",

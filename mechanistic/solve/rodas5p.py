@@ -132,7 +132,8 @@ class Rodas5P(AbstractMethod):
             stages.append(torch.linalg.lu_solve(factors, pivots, right.unsqueeze(-1)).squeeze(-1))
         end = argument + stages[-1]
         end = torch.where(empty.unsqueeze(-1), x + h.unsqueeze(-1) * start, end)
-        return Step(end, stages[-1], torch.stack(stages), None, None)
+        error = torch.where(empty.unsqueeze(-1), 0.0, stages[-1])
+        return Step(end, error, tuple(stages), None, None)
 
     def interpolate(self, theta: Tensor, x: Tensor, end: Tensor, h: Tensor, stages: Tensor) -> Tensor:
         first, second, third = torch.einsum("is,srn->irn", x.new_tensor(DENSE), stages)

@@ -96,20 +96,17 @@ class Solution:
         values = torch.cat([self.states, self.observe()], dim=-1) if observables else self.states
         array = values.detach().reshape(*((-1,) if batched else ()), *values.shape[-2:]).cpu().numpy()
         unit = {name: self.field.unit_of(name) for name in (*names, "time")}
-        variables = {
+        variables: dict[str, Any] = {
             name: (dims, np.ascontiguousarray(array[..., i]), {"units": unit[name]} if unit[name] else {})
             for i, name in enumerate(names)
         }
         time = (along, times[0]) if shared else (dims, times.reshape(array.shape[:-1]))
         time_attrs = {"units": unit["time"]} if unit["time"] else {}
         coords: dict[str, Any] = {"time": (*time, time_attrs)}
-        status = self.status.reshape(-1).cpu().numpy()
         meaning = {"flags": ", ".join(f"{s.value}: {s.name}" for s in Status)}
+        variables["status"] = (dims[:-1], self.status.reshape((-1,) if batched else ()).cpu().numpy(), meaning)
         if batched:
-            coords["subject"] = list(range(len(status))) if subjects is None else list(subjects)
-            variables["status"] = (("subject",), status, meaning)
-        else:
-            variables["status"] = ((), status[0], meaning)
+            coords["subject"] = list(range(self.status.numel())) if subjects is None else list(subjects)
         return xr.Dataset(variables, coords)
 
     def plot(self, variables: Sequence[str] | None = None) -> Any:

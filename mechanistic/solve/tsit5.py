@@ -67,8 +67,10 @@ class Tsit5(AbstractMethod):
         for node, row in zip(C[1:], A[1:], strict=True):
             previous, argument = argument, x + size * combine(row, stages)
             stages.append(rhs(t + node * h, argument))
-        slope = (stages[6] - stages[5]).norm(dim=-1) / (argument - previous).norm(dim=-1).clamp_min(1e-300)
-        return Step(argument, size * combine(ERROR, stages), torch.stack(stages), stages[6], h * slope.detach())
+        slope, moved = (stages[6] - stages[5]).detach(), (argument - previous).detach()
+        scales = rhs.field.scales
+        stiffness = h * (slope / scales).norm(dim=-1) / (moved / scales).norm(dim=-1).clamp_min(1e-300)
+        return Step(argument, size * combine(ERROR, stages), tuple(stages), stages[6], stiffness)
 
     def interpolate(self, theta: Tensor, x: Tensor, end: Tensor, h: Tensor, stages: Tensor) -> Tensor:
         powers = torch.stack([theta, theta**2, theta**3, theta**4], dim=-1)

@@ -203,6 +203,15 @@ def test_the_demo_is_handed_its_folder_and_seed(tmp_path, monkeypatch):
     assert calls == [(tmp_path, 3), (Path("out"), 0)]
 
 
+def test_an_interrupt_is_said_without_a_traceback(sbml, capsys, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "read_model", interrupted)
+    assert run("simulate", sbml) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "kinetwin: interrupted\n"
+
+
 def test_the_version(capsys):
     try:
         installed = version("kinetwin")
