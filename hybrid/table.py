@@ -132,7 +132,7 @@ class _Sheet:
         """The column as numbers; text and infinities are problems, an absent cell is `missing`."""
         if name not in self._parsed:
             values = np.array([_number(cell) for cell in self.cells(name)], dtype=float)
-            self.flag(np.isinf(values), name, "give a number, or leave it empty")
+            self.flag(np.isinf(values), name, "give a number" if name == "time" else "give a number, or leave it empty")
             self._parsed[name] = np.where(np.isinf(values), np.nan, values)
         values = self._parsed[name]
         return np.where(np.isnan(values), missing, values)
@@ -154,7 +154,10 @@ class _Sheet:
             ordered = [text for _, text in sorted(self.problems, key=lambda problem: problem[0])]
             rest = len(ordered) - _LISTED
             more = [f"… and {rest} more problems"] if rest > 0 else []
-            raise TableError(f"the table has {len(ordered)} problem(s):", [*ordered[:_LISTED], *more])
+            raise TableError(
+                f"the table has {len(ordered)} problem(s); row 1 is the first below the header:",
+                [*ordered[:_LISTED], *more],
+            )
 
 
 def read_events(
@@ -216,7 +219,11 @@ def _frame(table: Any) -> pd.DataFrame:
     if isinstance(table, Mapping):
         return pd.DataFrame(dict(table))
     if isinstance(table, str | PathLike):
-        return pd.read_csv(table, dtype=str, keep_default_na=False, skipinitialspace=True)
+        try:
+            return pd.read_csv(table, dtype=str, keep_default_na=False, skipinitialspace=True)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            problem = f"{table}: {' '.join(str(error).split())}; give comma-separated UTF-8 text with a header"
+            raise TableError("the table cannot be read:", [problem]) from None
     raise TypeError(
         f"a table is a DataFrame, a mapping of columns or the path of a CSV file; got {type(table).__name__}"
     )
