@@ -57,10 +57,10 @@ def judge(
 
 
 def factor(method: AbstractMethod, verdict: Verdict, before: Tensor) -> Tensor:
-    """What to multiply the step by: the PI controller of Hairer & Wanner, Solving ODEs II, section IV.2."""
+    """What to multiply the step by: PI control (Hairer & Wanner, Solving ODEs II, IV.2), with the weights of DOPRI5."""
     exponent = 1 / (method.error_order + 1)
     ratio = verdict.ratio.clamp_min(1e-10)
-    grow = SAFETY * ratio ** (-0.7 * exponent) * before.clamp_min(1e-4) ** (0.4 * exponent)
+    grow = SAFETY * ratio ** (-0.85 * exponent) * before.clamp_min(1e-4) ** (0.2 * exponent)
     shrink = (SAFETY * ratio**-exponent).clamp(max=0.9)
     change = torch.where(verdict.accepted, grow, torch.where(verdict.ratio.isfinite(), shrink, 0.1))
     return torch.where(verdict.undershot, 0.25, change.clamp(SMALLEST, LARGEST))
