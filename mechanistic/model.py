@@ -442,11 +442,11 @@ def _rule_problems(model: KineticModel) -> list[str]:
     states = set(model.state_names)
     problems = [f"rate rule of `{n}`: not a state{nearest(n, states)}" for n in model.rates if n not in states]
     for reaction in model.reactions:
-        for state in reaction.stoichiometry:
-            if state not in states:
-                problems.append(f"reaction `{reaction.name}`: `{state}` is not a state{nearest(state, states)}")
-            elif state in model.rates:
-                problems.append(f"reaction `{reaction.name}`: `{state}` already has a rate rule")
+        for moved in reaction.stoichiometry:
+            if moved not in states:
+                problems.append(f"reaction `{reaction.name}`: `{moved}` is not a state{nearest(moved, states)}")
+            elif moved in model.rates:
+                problems.append(f"reaction `{reaction.name}`: `{moved}` already has a rate rule")
     cycle = _cycle(model.assignments)
     if cycle:
         return [*problems, f"the assignments form a cycle: {' -> '.join(cycle)}"]

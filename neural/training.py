@@ -202,7 +202,7 @@ class _Run:
         except NeuralError:
             return False
         loss = -bound.sum() / batch.count.sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), _LARGEST_GRADIENT)
         if not (bool(loss.isfinite()) and bool(norm.isfinite())):
             return False

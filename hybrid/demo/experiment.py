@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import numpy as np
 import pandas as pd
@@ -309,3 +309,8 @@ class Result:
     hybrid: Fit
     comparison: Comparison
     seed: int
+
+    @property
+    def field(self) -> HybridField:
+        """The trained hybrid."""
+        return cast(HybridField, self.hybrid.simulator.field)

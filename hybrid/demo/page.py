@@ -74,12 +74,12 @@ def _page(result: Result) -> str:
         "<p>RMSE: concentration (cp, mg/L) and activity (PCA, %) on a regimen never seen, predicted from each "
         "subject's first regimen. The noise floor is the RMSE of the true trajectories.</p>",
         "<h2>What holds whatever was learned</h2>",
-        f"<pre>{escape(result.hybrid.simulator.field.statement())}</pre>",
+        f"<pre>{escape(result.field.statement())}</pre>",
         "<h2>Estimates</h2>",
         *(_estimates(name, fit) for name, fit in (("mechanism", result.mechanism), ("hybrid", result.hybrid))),
         *(f"<h2>{escape(text)}</h2><img src='{name}.png' alt='{name}'>" for name, text in CAPTIONS.items()),
         f"<h2>The import against libRoadRunner</h2>{result.report._repr_html_()}",
-        f"<h2>The mechanism</h2>{result.mechanism.simulator.field.model._repr_html_()}</html>",
+        f"<h2>The mechanism</h2>{result.field.model._repr_html_()}</html>",
     ]
     return "\n".join(parts)
 
