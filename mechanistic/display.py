@@ -7,12 +7,15 @@ mathematics every character outside letters and digits is replaced by a command 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import TypeVar
 
 import sympy
 from sympy import Expr, Rational
 
 from mechanistic.conservation import conserved_totals
 from mechanistic.model import KineticModel, TimeSymbol
+
+T = TypeVar("T")
 
 # Longer tables start closed, and very long ones show their beginning only.
 _OPEN_ROWS = 12
@@ -122,7 +125,7 @@ def _section(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) ->
     )
 
 
-def _shown(items: Sequence[object], columns: int) -> tuple[Sequence[object], list[list[str]]]:
+def _shown(items: Sequence[T], columns: int) -> tuple[Sequence[T], list[list[str]]]:
     """The items to show, and a last row that says how many were left out."""
     rest = len(items) - _MOST_ROWS
     return items[:_MOST_ROWS], [[f"… and {rest} more", *[""] * (columns - 1)]] if rest > 0 else []
