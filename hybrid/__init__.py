@@ -20,6 +20,7 @@ from hybrid.parameters import (
 from hybrid.population import Patients, Population, PopulationValues
 from hybrid.results import Fit, FitOptions, FittedPopulation, compare, residual_flux, rmse
 from hybrid.simulator import Simulator, SimulatorError
+from hybrid.store import StoreError, load
 
 __all__ = [
     "Additive",
@@ -53,10 +54,12 @@ __all__ = [
     "Proportional",
     "Simulator",
     "SimulatorError",
+    "StoreError",
     "TableError",
     "Uniform",
     "compare",
     "fit",
+    "load",
     "plots",
     "residual_flux",
     "rmse",
