@@ -16,8 +16,8 @@ MODULES = {source.module for source in [*CODE, *TESTS]}
 INIT_FILES = [source for source in CODE if source.path.name == "__init__.py" and source.path.parent.parent == ROOT]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 
-# A repr or a `plot` method of a type hands itself to these modules when it is called, never when it is imported.
-SHOWN_ON_USE = {"display.py", "plots.py"}
+# A repr, a `plot` or a `save` method of a type hands itself to these modules when it is called, not when imported.
+SHOWN_ON_USE = {"display.py", "plots.py", "store.py"}
 
 # A library and the only places that may import it.
 ONLY_WITHIN = {
