@@ -56,7 +56,7 @@ def canonical(expression: Any) -> Expr:
         converted = sympy.sympify(expression, strict=True)
     except sympy.SympifyError:
         converted = None
-    if not isinstance(converted, Expr):
+    if not isinstance(converted, Expr) or converted.is_Matrix:
         raise TypeError(f"expected a number or a sympy expression; got {expression!r}")
     strangers = {
         atom: symbol(atom.name)
@@ -397,13 +397,16 @@ class KineticModel:
 
     def _expressions(self) -> dict[str, Expr]:
         """Where each expression stands, in words, to the expression."""
-        return (
-            {f"initial value of `{s.name}`": s.initial for s in self.states}
-            | {f"rate of reaction `{r.name}`": r.rate for r in self.reactions}
-            | {f"rate rule of `{name}`": value for name, value in self.rates.items()}
-            | {f"assignment `{name}`": value for name, value in self.assignments.items()}
-            | {f"observable `{name}`": value for name, value in self.observables.items()}
-        )
+        return dict(_placed_expressions(self))
+
+
+def _placed_expressions(model: KineticModel) -> Iterator[tuple[str, Expr]]:
+    """Every expression with its place; places repeat in a model that gives one name twice."""
+    yield from ((f"initial value of `{state.name}`", state.initial) for state in model.states)
+    yield from ((f"rate of reaction `{reaction.name}`", reaction.rate) for reaction in model.reactions)
+    yield from ((f"rate rule of `{name}`", value) for name, value in model.rates.items())
+    yield from ((f"assignment `{name}`", value) for name, value in model.assignments.items())
+    yield from ((f"observable `{name}`", value) for name, value in model.observables.items())
 
 
 def _problems(model: KineticModel) -> list[str]:
@@ -427,7 +430,7 @@ def _doubled(names: Iterable[str]) -> set[str]:
 def _symbol_problems(model: KineticModel) -> list[str]:
     known = {*model.state_names, *model.parameter_names, *model.assignments}
     problems = []
-    for place, expression in model._expressions().items():
+    for place, expression in _placed_expressions(model):
         if expression.has(sympy.nan, sympy.zoo):
             problems.append(f"{place}: the expression is undefined ({expression})")
         for function in sorted(expression.atoms(AppliedUndef), key=str):

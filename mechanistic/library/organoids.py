@@ -13,8 +13,8 @@ def organoid_logistic() -> KineticModel:
 
     Dose the state `drug` (nmol into the well; 0.1 mL of medium, so 1 nmol makes 10 umol/L); `cells` as a count; time in
     day. Source: growth by Verhulst 1838, effect by Hill; values: illustrative. Known: without drug
-    `closed_form.logistic`; under a constant drug (`decay` = 0) the cells settle at capacity (1 - kill/growth), or die out
-    when kill > growth.
+    `closed_form.logistic`; under a constant drug (`decay` = 0) the cells settle at capacity (1 - kill/growth), or die
+    out when kill > growth.
     """
     law = _RATE * _CELLS * (1 - _CELLS / _CAPACITY)
     return _organoid("organoid, logistic growth", law, "Verhulst PF. Corresp Math Phys 1838;10:113-121")
