@@ -79,7 +79,7 @@ def shape_of(expression: sympy.Basic, kind: Callable[[sympy.Symbol], str]) -> tu
     Raises:
         ModelError: for a function that has no tape.
     """
-    translator = _Translator(kind)
+    translator = _Translator({s: kind(s) for s in expression.free_symbols}).refined(expression)
     symbols = translator.symbols_in_order(expression)
     builder = TapeBuilder(len(symbols))
     output = translator.register(builder, expression, {s: i for i, s in enumerate(symbols)})
@@ -89,19 +89,39 @@ def shape_of(expression: sympy.Basic, kind: Callable[[sympy.Symbol], str]) -> tu
 @final
 @dataclass(slots=True)
 class _Translator:
-    kind: Callable[[sympy.Symbol], str]
+    colours: Mapping[sympy.Symbol, str]
     _keys: dict[sympy.Basic, str] = field(default_factory=dict)
+
+    def refined(self, node: sympy.Basic) -> "_Translator":
+        """Tells symbols apart by where they stand, so that the order of `k^h + s^h` does not depend on names.
+
+        Colour refinement (Weisfeiler & Leman 1968); symbols that it leaves equal stand in symmetric places.
+        """
+        count = len(set(self.colours.values()))
+        if count == len(self.colours):
+            return self
+        places: dict[sympy.Symbol, list[str]] = {s: [colour] for s, colour in self.colours.items()}
+        pending = [(node, "")]
+        while pending:
+            current, context = pending.pop()
+            if isinstance(current, sympy.Symbol):
+                places[current].append(context)
+            below = _digest(f"{context} {self.key(current)}")
+            free = isinstance(current, COMMUTATIVE)
+            pending.extend((child, below if free else f"{below} {i}") for i, child in enumerate(current.args))
+        finer = _Translator({s: _digest(" ".join(sorted(found))) for s, found in places.items()})
+        return finer.refined(node) if len(set(finer.colours.values())) > count else self
 
     def key(self, node: sympy.Basic) -> str:
         """A digest of the structure below a node, blind to names."""
         if node not in self._keys:
             if isinstance(node, sympy.Symbol):
-                text = f"symbol {self.kind(node)}"
+                text = f"symbol {self.colours[node]}"
             elif not node.args:
                 text = sympy.srepr(node)
             else:
                 text = f"{type(node).__name__}({','.join(self.key(child) for child in self.children(node))})"
-            self._keys[node] = blake2b(text.encode(), digest_size=12).hexdigest()
+            self._keys[node] = _digest(text)
         return self._keys[node]
 
     def children(self, node: sympy.Basic) -> tuple[sympy.Basic, ...]:
@@ -205,6 +225,10 @@ class _Translator:
         plain = all(isinstance(value, sympy.Symbol | sympy.Number) for value, _ in pairs)
         guards = {s: slots[s] if plain else b.apply("guard", condition, slots[s]) for s in used}
         return self._piecewise(b, pairs, {**slots, **guards})
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def _number(b: TapeBuilder, register: int) -> int:
