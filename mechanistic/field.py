@@ -1,7 +1,7 @@
 """What a solver may ask of a system: the few functions behind every mechanism, hybrid and black box."""
 
 from abc import abstractmethod
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class AbstractVectorField(nn.Module):
     """A right-hand side `dx/dt = f(t, x, p)` with names for its states, parameters and observables.
 
     Subclasses are final. They set the attributes below in `__init__` and define `forward`, `initial`, `observe` and
-    `nominal`; `linearise` has a general implementation by forward-mode differentiation.
+    `nominal`; `linearise` has a general implementation by reverse-mode differentiation.
 
     Attributes:
         state_names, parameter_names, observable_names: labels of the last axes.
@@ -60,15 +60,10 @@ class AbstractVectorField(nn.Module):
     def linearise(self, t: Tensor, x: Tensor, p: Tensor) -> Linearisation:
         """∂f/∂x and ∂f/∂t at every row; arguments as for `forward`; differentiable once more."""
         n = x.shape[-1]
-        along_time = torch.cat([x.new_zeros(n, 1), x.new_ones(1, 1)])
-        along_state = torch.cat([torch.eye(n, dtype=x.dtype, device=x.device), x.new_zeros(1, n)])
-
-        def push(dx: Tensor, dt: Tensor) -> Tensor:
-            tangents = (dt.expand(t.shape), dx.expand(x.shape))
-            return cast(Tensor, torch.func.jvp(lambda s, y: self(s, y, p), (t, x), tangents)[1])
-
-        columns = torch.vmap(push)(along_state, along_time.squeeze(-1))
-        return Linearisation(columns[:n].movedim(0, -1), columns[n])
+        _, pull, *_ = torch.func.vjp(lambda s, y: self(s, y, p), t, x)
+        units = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, *(1,) * (x.ndim - 1), n)
+        by_time, by_state = torch.vmap(pull)(units.expand(n, *x.shape))
+        return Linearisation(by_state.movedim(0, -2), by_time.movedim(0, -1))
 
     def jacobian(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
         """∂f/∂x, `(*batch, state, state)`; arguments as for `forward`."""
