@@ -19,8 +19,8 @@ def solve(model, times, parameters=None, initial=None, rtol=1e-7, atol=1e-10):
     return {name: x.numpy() for name, x in zip(model.state_names, solution.states.unbind(-1), strict=True)}
 
 
-def assert_totals_are_kept(model, states, relative=1e-10):
-    """Every method of the solver keeps linear invariants; what is left is rounding."""
+def assert_totals_are_kept(model, states, relative=1e-8):
+    """Every method of the solver keeps linear invariants; what is left is the rounding of stiff linear systems."""
     for total in conserved_totals(model):
         course = sum(float(weight) * states[name] for name, weight in total.weights.items())
         assert course == pytest.approx(course[..., :1] * np.ones_like(course), rel=relative)
@@ -92,7 +92,7 @@ def test_limit_cycles_close_after_one_period(name):
     # Phase errors of both ends nearly cancel; what is left is the error of one period, magnified by the flow.
     assert table[:, 3] == pytest.approx(table[:, 1], rel=accuracy, abs=accuracy * table.max())
     assert np.abs(table[:, 2] - table[:, 1]).max() > 0.1 * np.abs(table).max()
-    assert_totals_are_kept(model, states, relative=1e-6)
+    assert_totals_are_kept(model, states)
 
 
 def test_the_repressilator_is_one_wave_on_three_genes():
@@ -137,7 +137,7 @@ def test_robertson_against_its_published_solution():
     states = solve(model, [0.0, 0.4, 40.0, 1e11], rtol=1e-8, atol=1e-14)
     assert states["A"][1:] == pytest.approx([0.985172114, 0.715827069, 0.2083340149701255e-7], rel=1e-6)
     assert states["B"][1:] == pytest.approx([3.38639538e-5, 9.18553476e-6, 0.8333360770334713e-13], rel=1e-6)
-    assert_totals_are_kept(model, states, relative=1e-9)
+    assert_totals_are_kept(model, states)
 
 
 def test_hires_against_its_published_solution():
