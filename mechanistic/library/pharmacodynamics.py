@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from sympy import log, symbols
+from sympy import symbols
 
 from mechanistic.model import KineticModel, Parameter, Reaction, State
 
@@ -137,7 +137,7 @@ def friberg_neutropenia() -> KineticModel:
             Reaction("clearance", "circulating ->", ktr * circulating),
         ),
         assignments={"Cp_now": central / volume / mass, "ktr": 4 / mean},
-        observables={"cp": drug, "log_neutrophils": log(circulating)},
+        observables={"cp": drug, "neutrophils": circulating},
         source=(
             "Friberg LE, Henningsson A, Maas H, Nguyen L, Karlsson MO. J Clin Oncol 2002;20:4713-4721. "
             "doi:10.1200/JCO.2002.02.140; kinetics: Bruno R et al. J Pharmacokinet Biopharm 1996;24:153-172. "
