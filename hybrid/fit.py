@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from hybrid.data import Cohort
 from hybrid.objective import Unknowns, evaluate, find_modes
