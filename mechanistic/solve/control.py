@@ -10,8 +10,9 @@ from mechanistic.solve.problem import Tolerance
 
 SAFETY = 0.9
 SMALLEST, LARGEST = 0.2, 10.0
-UNDERSHOOTS = 6
-"""Retries in a row against numerical undershoot below zero; a solution that truly changes sign is let through then."""
+UNDERSHOOTS = 12
+"""Rejections against numerical undershoot below zero, counted twice, less the other steps since, after which a step
+is let through: the solution truly changes sign."""
 
 
 class Verdict(NamedTuple):
@@ -45,7 +46,7 @@ def judge(
         x, end, error: of the step, `(row, state)`.
         scales: `(state,)`.
         floor: what each state may not cross downward, `(state,)`.
-        undershoots: rejections for that in a row so far, `(row,)`.
+        undershoots: count of rejections for that, see `UNDERSHOOTS`, `(row,)`.
         tolerance: error allowed.
     """
     allowed = tolerance.atol * scales + tolerance.rtol * torch.maximum(x.abs(), end.abs())
@@ -66,13 +67,17 @@ def factor(method: AbstractMethod, verdict: Verdict, before: Tensor) -> Tensor:
     return torch.where(verdict.undershot, 0.25, change.clamp(SMALLEST, LARGEST))
 
 
-def first_step(x: Tensor, slope: Tensor, scales: Tensor, tolerance: Tolerance, span: Tensor) -> Tensor:
-    """A careful first step: one that changes no state by more than a hundredth of what the tolerance looks at.
+def first_step(t: Tensor, x: Tensor, slope: Tensor, scales: Tensor, tolerance: Tolerance, span: Tensor) -> Tensor:
+    """A careful first step: one that changes the states by about a hundredth, or by less than the tolerance notices.
 
     Hairer, Nørsett & Wanner, Solving ODEs I, section II.4, without the second evaluation.
     """
     weight = tolerance.atol * scales + tolerance.rtol * x.abs()
-    size, speed = (x.abs() / weight).amax(-1), (slope.abs() / weight).amax(-1)
-    guess = torch.where((size > 1e-5) & (speed > 1e-5), 0.01 * size / speed, 1e-6 * span)
-    usable = torch.where(guess.isfinite() & (guess > 0), guess, 1e-6 * span)
-    return torch.minimum(usable, span)
+    size, speed = (x.abs() / weight).amax(-1).clamp_min(1.0), (slope.abs() / weight).amax(-1)
+    guess = torch.where(speed * span > 1e-5, 0.01 * size / speed, 1e-6 * span).nan_to_num(0.0)
+    return torch.minimum(torch.maximum(guess, 1e3 * smallest_step(t)), span)
+
+
+def smallest_step(t: Tensor) -> Tensor:
+    """Steps shorter than this move the time by too few floating-point spacings to mean anything."""
+    return 16 * torch.finfo(t.dtype).eps * t.abs().clamp_min(1e-30)

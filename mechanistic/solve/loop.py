@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from mechanistic.schedule import Stops
-from mechanistic.solve.control import factor, first_step, judge
+from mechanistic.solve.control import factor, first_step, judge, smallest_step
 from mechanistic.solve.gradient import Record, read_out
 from mechanistic.solve.method import AbstractMethod, Rhs
 from mechanistic.solve.problem import Outcome, Problem, Statistics, Status
 
-SMALLEST = 16
-"""Steps below this many spacings of floating-point times are given up."""
 STIFF_STEPS = 15
 STIFF_BOUND = 3.25
 """Steps at the border of stability after which a system counts as stiff (Hairer & Wanner, Solving ODEs II, IV.2)."""
@@ -128,7 +126,7 @@ class _Run:
         """Fresh slope and step size for the rows that were just moved by a jump or a change of input."""
         slope = self._rhs(clocks)(clocks.t, clocks.x)
         span = (clocks.times[:, -1] - clocks.t).clamp_min(0)
-        guess = first_step(clocks.x, slope, self.scales, self.problem.tolerance, span)
+        guess = first_step(clocks.t, clocks.x, slope, self.scales, self.problem.tolerance, span)
         return clocks._replace(
             first=torch.where(rows.unsqueeze(-1), slope, clocks.first),
             h=torch.where(rows, guess, clocks.h),
@@ -162,13 +160,13 @@ class _Run:
             nodes=clocks.nodes + accepted,
             error=torch.where(accepted, verdict.ratio, clocks.error),
             stiff=_count_stiff(clocks.stiff, step.stiffness, accepted),
-            undershoots=torch.where(accepted, 0, clocks.undershoots + verdict.undershot),
+            undershoots=(clocks.undershoots + torch.where(verdict.undershot, 2, -1)).clamp_min(0),
             attempts=clocks.attempts + active,
             culprit=torch.where(active, verdict.culprit, clocks.culprit),
         )
         if bool(stopped.any()):
             moved = self._restart(self._arrive(moved, stopped, node_of_stop), stopped)
-        return self._fail(moved, verdict.ratio, active & ~accepted)
+        return self._fail(moved, verdict.ratio, active & ~stopped)
 
     def _arrive(self, clocks: _Clocks, stopped: Tensor, node_of_stop: Tensor) -> _Clocks:
         """Applies the jumps of the stops just reached and enters the next segment."""
@@ -180,9 +178,9 @@ class _Run:
         moved = clocks._replace(x=clocks.x + (clocks.jumps * passed.unsqueeze(-1)).sum(1))
         return moved.enter(reached)
 
-    def _fail(self, clocks: _Clocks, ratio: Tensor, rejected: Tensor) -> _Clocks:
-        """Sets the status of the rows under way that cannot go on."""
-        tiny = rejected & (clocks.h <= SMALLEST * torch.finfo(clocks.t.dtype).eps * clocks.t.abs().clamp_min(1e-200))
+    def _fail(self, clocks: _Clocks, ratio: Tensor, between: Tensor) -> _Clocks:
+        """Sets the status of the rows that cannot go on, of those that stand `between` stops."""
+        tiny = between & (clocks.h <= smallest_step(clocks.t))
         stiff = clocks.stiff >= STIFF_STEPS
         spent = self.attempts >= self.method.max_steps
         if not (spent or bool((tiny | stiff).any())):

@@ -18,7 +18,8 @@ class TorchDiffEq(AbstractSolver):
     """An adaptive method of torchdiffeq, differentiated by autograd through its steps; for comparison.
 
     torchdiffeq has one clock for a batch, so every segment between two stops is mapped to the unit interval: all
-    subjects then start, stop and jump together. One difficult subject makes all of them take small steps.
+    subjects then start, stop and jump together. One difficult subject makes all of them take small steps, and where it
+    fails, all of them do.
 
     Attributes:
         method: one of `dopri5`, `dopri8`, `bosh3`, `fehlberg2`, `adaptive_heun`, `tsit5`.
@@ -50,7 +51,10 @@ class TorchDiffEq(AbstractSolver):
             length = end - begin
             share = torch.where(inner, (problem.times - begin[:, None]) / length[:, None], 0.0).detach()
             grid = torch.unique(torch.cat([share[inner], share.new_tensor([0.0, 1.0])]))
-            path = self._segment(problem, x, begin, length, rates[:, segment], grid)
+            try:
+                path = self._segment(problem, x, begin, length, rates[:, segment], grid)
+            except AssertionError:  # the way in which torchdiffeq says that its step became too small
+                return self._outcome(out, torch.full_like(status, int(Status.MIN_STEP)), begin.detach())
             place = torch.searchsorted(grid, share)
             values = path[place, torch.arange(batch, device=x.device)[:, None]]
             out = _placed(out, inner, values)
@@ -58,8 +62,10 @@ class TorchDiffEq(AbstractSolver):
             out = _placed(out, (problem.times == end[:, None]) & ~problem.before, x.unsqueeze(1))
         failed = ~x.isfinite().all(-1)
         status = torch.where(failed, int(Status.NOT_FINITE), status)
+        return self._outcome(out, status, torch.where(failed, times[:, 0], times[:, -1]).detach())
+
+    def _outcome(self, out: Tensor, status: Tensor, reached: Tensor) -> Outcome:
         none = torch.zeros_like(status)
-        reached = torch.where(failed, times[:, 0], times[:, -1]).detach()
         return Outcome(out, status, reached, none, Statistics(none, none), none, (f"torchdiffeq {self.method}",))
 
     def _segment(
