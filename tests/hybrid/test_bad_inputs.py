@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-import mechanistic as mech
 from hybrid import Cohort, TableError
 
 TABLE = """\
@@ -58,37 +57,3 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path, content: str
     with pytest.raises(TableError, match=r"cohort\.csv: .*give comma-separated UTF-8 text") as error:
         Cohort.from_table(written(tmp_path, content))
     assert expected in str(error.value)
-
-
-MATHML = 'math xmlns="http://www.w3.org/1998/Math/MathML"'
-SBML = f"""<?xml version="1.0" encoding="UTF-8"?>
-<sbml xmlns="http://www.sbml.org/sbml/level3/version1/core" level="3" version="1"><model id="pathway">
-<listOfCompartments><compartment id="cell" size="1" constant="true"/></listOfCompartments>
-<listOfSpecies><species id="S" compartment="cell" initialAmount="1" hasOnlySubstanceUnits="true"
-  boundaryCondition="false" constant="false"/></listOfSpecies>
-<listOfParameters><parameter id="k" value="1" constant="false"/><parameter id="gone" constant="true"/>
-  <parameter id="free" value="1" constant="false"/></listOfParameters>
-<listOfRules><algebraicRule><{MATHML}><apply><minus/><ci>free</ci><ci>S</ci></apply></math></algebraicRule></listOfRules>
-<listOfReactions>
-<reaction id="quick" reversible="false" fast="true"><listOfReactants><speciesReference species="S" stoichiometry="1"
-  constant="true"/></listOfReactants><kineticLaw><{MATHML}><apply><times/><ci>gone</ci><ci>S</ci></apply></math>
-</kineticLaw></reaction>
-<reaction id="lawless" reversible="false" fast="false"><listOfProducts><speciesReference species="S" stoichiometry="1"
-  constant="true"/></listOfProducts></reaction>
-</listOfReactions>
-<listOfEvents><event id="switch" useValuesFromTriggerTime="true"><trigger initialValue="true" persistent="true">
-<{MATHML}><apply><gt/><ci>S</ci><cn>2</cn></apply></math></trigger><listOfEventAssignments><eventAssignment
-  variable="k"><{MATHML}><cn>0</cn></math></eventAssignment></listOfEventAssignments></event></listOfEvents>
-</model></sbml>"""
-
-
-def test_an_sbml_file_with_five_problems_lists_all_five() -> None:
-    with pytest.raises(mech.UnsupportedSBML) as error:
-        mech.read_sbml(SBML)
-    assert sorted(error.value.problems) == [
-        "algebraic rule number 1",
-        "event `switch`",
-        "parameter `gone`: no value, but used in reaction `quick`",
-        "reaction `lawless`: it has no kinetic law",
-        "reaction `quick`: fast reactions",
-    ]
