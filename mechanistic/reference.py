@@ -16,7 +16,7 @@ import xarray as xr
 from mechanistic.errors import SolveError
 from mechanistic.model import KineticModel, time
 from mechanistic.sbml import write_sbml
-from mechanistic.sbml.document import checked_text
+from mechanistic.sbml.document import Document
 from mechanistic.sbml.writer import written_ids
 from mechanistic.simulate import compiled
 from mechanistic.simulate import simulate as simulate_here
@@ -55,18 +55,14 @@ def simulate(model: KineticModel, times: Any, *, tolerance: float = 1e-10) -> xr
     Raises:
         SolveError: for times that cannot be simulated, or when the reference gives up.
     """
-    ids = written_ids(model)
-    names = (*model.state_names, *model.observables)
-    units = {state.name: state.unit for state in model.states}
-    scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
-    tolerances = {ids[name]: tolerance * 1e-3 * scale for name, scale in scales.items()}
     clock = _checked_times(times)
-    table = _run(write_sbml(model), clock, [ids[name] for name in names], tolerance, tolerances, _uses_time(model))
+    columns = _simulate_written(model, clock, tolerance)
+    if "time" in columns:
+        raise SolveError("the result has no labels:", ["a quantity called `time` has the name of the dimension"])
+    units = {state.name: {"units": state.unit} for state in model.states if state.unit}
     coordinate = xr.DataArray(clock, dims="time", attrs={"units": model.time_unit} if model.time_unit else {})
-    columns = {
-        name: ("time", table[:, i], {"units": units[name]} if units.get(name) else {}) for i, name in enumerate(names)
-    }
-    return xr.Dataset(columns, coords={"time": coordinate})
+    variables = {name: ("time", values, units.get(name, {})) for name, values in columns.items()}
+    return xr.Dataset(variables, coords={"time": coordinate})
 
 
 class Worst(NamedTuple):
@@ -167,6 +163,7 @@ def check(
 
     Raises:
         SolveError: when one of the two gives up, or for arguments that do not fit.
+        InvalidSBML: when `source` is not valid.
     """
     if parameters and source is not None:
         raise SolveError("the reference cannot be run:", ["give either `parameters` or `source`, not both"])
@@ -174,16 +171,18 @@ def check(
     clock = _checked_times(times)
     tight = max(tolerance * 1e-3, TIGHTEST)
     method = Auto(Tsit5(max_steps=2_000), Rodas5P(max_steps=STEPS)) if solver is None else solver
-    ours = simulate_here(changed, clock, solver=method, tolerance=Tolerance(tight, tight * 1e-3)).check().dataset()
-    references = {"written": simulate(changed, clock, tolerance=TIGHTEST)}
+    solution = simulate_here(changed, clock, solver=method, tolerance=Tolerance(tight, tight * 1e-3)).check()
+    values = np.concatenate([solution.states.detach().numpy(), solution.observe().detach().numpy()], axis=1)
+    ours = dict(zip((*model.state_names, *model.observables), values.T, strict=True))
+    references = {"written": _simulate_written(changed, clock, TIGHTEST)}
     if source is not None:
         references["source"] = _simulate_source(source, changed, clock, TIGHTEST)
     scales = {state.name: state.scale for state in model.states if state.scale is not None}
     nothing = NOTHING * min(compiled(changed).scales.tolist(), default=1.0)
     found = [
-        _compared(name, against, clock, ours[name].values, reference[name].values, (scales.get(name), nothing))
+        _compared(name, against, clock, ours[name], expected, (scales.get(name), nothing))
         for against, reference in references.items()
-        for name in map(str, reference)
+        for name, expected in reference.items()
     ]
     found.sort(key=lambda item: -np.nan_to_num(item[0].error, nan=np.inf))
     return ReferenceReport(model.name, tolerance, tuple(row for row, _ in found), tuple(scale for _, scale in found))
@@ -205,16 +204,29 @@ def _compared(
     return Worst(name, against, float(clock[i]), float(values[i]), float(reference[i]), float(errors[i])), size
 
 
-def _simulate_source(source: str | Path, model: KineticModel, clock: np.ndarray, tolerance: float) -> xr.Dataset:
+def _simulate_written(model: KineticModel, clock: np.ndarray, tolerance: float) -> dict[str, np.ndarray]:
+    """Values of every state and observable, from the text of `write_sbml`."""
+    ids = written_ids(model)
+    names = (*model.state_names, *model.observables)
+    scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
+    tolerances = {ids[name]: tolerance * 1e-3 * scale for name, scale in scales.items()}
+    table = _run(write_sbml(model), clock, [ids[name] for name in names], tolerance, tolerances, _uses_time(model))
+    return dict(zip(names, table.T, strict=True))
+
+
+def _simulate_source(
+    source: str | Path, model: KineticModel, clock: np.ndarray, tolerance: float
+) -> dict[str, np.ndarray]:
     """The file as it stands, for every quantity of the model that the file knows."""
-    _, text, _ = checked_text(source)
+    # libRoadRunner crashes on some files that are not valid.
+    text = Document(source).text
     names = [*model.state_names, *model.observables]
     known = _known_ids(text)
     shared = [name for name in names if name in known or (name[:1] == "[" and name[1:-1] in known)]
     scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
     tolerances = {name: tolerance * 1e-3 * scale for name, scale in scales.items() if name in known}
     table = _run(text, clock, shared, tolerance, tolerances, _uses_time(model))
-    return xr.Dataset({name: ("time", table[:, i]) for i, name in enumerate(shared)}, coords={"time": clock})
+    return dict(zip(shared, table.T, strict=True))
 
 
 def _loaded(text: str) -> Any:

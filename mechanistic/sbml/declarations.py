@@ -1,6 +1,7 @@
 """What the ids of a file stand for: compartments, species, parameters, stoichiometries and reactions."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import final
@@ -80,6 +81,9 @@ class Declarations:
         references = [self._stoichiometry(r) for r in named]
         items = [*species, *compartments.values(), *parameters, *references]
         self.quantities: dict[str, Quantity] = {q.id: q for q in items}
+        count = Counter(q.name for q in items)
+        for name in (name for name, times in count.items() if times > 1):
+            findings.invalid(f"`{name}`: annotations give this name to {count[name]} quantities")
         self.sized = with_size
         self.scope: dict[str, Expr] = {q.id: q.meaning for q in items}
         for reaction in _each(model.getListOfReactions()):

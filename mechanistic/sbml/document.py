@@ -8,7 +8,8 @@ from xml.parsers import expat
 
 import libsbml
 
-from mechanistic.errors import InvalidSBML
+from mechanistic.errors import InvalidSBML, UnsupportedSBML
+from mechanistic.sbml.dependencies import PAIR_LIMIT, too_dependent
 
 SIZE_LIMIT = 50_000_000
 """Largest file that is read, in bytes."""
@@ -39,25 +40,33 @@ class Document:
 
     Attributes:
         title: what the source is called in messages.
+        text: the text of the file, without its XML declaration.
         tree: libsbml's document; owns every object reached from `model`.
         model: libsbml's model.
         required_packages: namespaces of packages that change the meaning of the model and are not supported.
     """
 
     def __init__(self, source: str | Path) -> None:
-        self.title, text, self.required_packages = checked_text(source)
-        self.tree = libsbml.readSBMLFromString(_DECLARATION.sub("", text, count=1))
+        self.title, text, self.required_packages = _checked_text(source)
+        self.text = _DECLARATION.sub("", text, count=1)
+        self.tree = libsbml.readSBMLFromString(self.text)
         self._refuse_errors()
         if self.tree.getLevel() == 1:
             self._raise_level()
+        self.model = self.tree.getModel()
+        if self.model is None:
+            raise InvalidSBML(f"{self.title} cannot be read:", ["the file holds no model"])
         if not self.required_packages:
+            self._refuse_dependence()
             for category in _UNCHECKED:
                 self.tree.setConsistencyChecks(category, False)
             self.tree.checkConsistency()
             self._refuse_errors()
-        self.model = self.tree.getModel()
-        if self.model is None:
-            raise InvalidSBML(f"{self.title} cannot be read:", ["the file holds no model"])
+
+    def _refuse_dependence(self) -> None:
+        if too_dependent(self.model):
+            problem = f"rules and assignments depend on each other through more than {PAIR_LIMIT} pairs of quantities"
+            raise UnsupportedSBML(f"{self.title} uses what is not supported:", [problem])
 
     def _raise_level(self) -> None:
         """Level 1 is read through libsbml's own conversion, which keeps the meaning."""
@@ -76,7 +85,7 @@ class Document:
             raise InvalidSBML(f"{self.title} is not valid SBML:", problems)
 
 
-def checked_text(source: str | Path) -> tuple[str, str, tuple[str, ...]]:
+def _checked_text(source: str | Path) -> tuple[str, str, tuple[str, ...]]:
     """What the source is called, its text, and the packages that it needs and that are not supported.
 
     Raises:

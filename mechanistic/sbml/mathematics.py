@@ -6,6 +6,7 @@ combinations of the others.
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -95,8 +96,8 @@ def _relation(kind: type[Relational], left: Basic, right: Basic) -> Boolean:
                 compared = [(_relation(kind, *((e, other) if i == 0 else (other, e))), c) for e, c in pairs]
                 return _select_truth(compared[:-1], compared[-1][0])
             sides[i] = folded
-    constant = all(side.is_number for side in sides)
-    return kind(*sides) if constant else kind(*sides, evaluate=False)
+    settled_now = all(side.is_number for side in sides) or any(side.is_infinite for side in sides)
+    return kind(*sides) if settled_now else kind(*sides, evaluate=False)
 
 
 def _chain(kind: type[Relational]) -> Callable[..., Boolean]:
@@ -361,8 +362,8 @@ def _number_node(value: sympy.Number) -> libsbml.ASTNode:
     if isinstance(value, Rational):
         return _node(libsbml.AST_DIVIDE, _integer_node(int(value.p)), _integer_node(int(value.q)))
     double = float(value)
-    if not math.isfinite(double):
-        raise Untranslatable(f"the number {value} is not finite")
+    if not (math.isfinite(double) and (value == 0 or abs(double) >= sys.float_info.min)):
+        raise Untranslatable(f"the number {value} is not a normal double")
     if double.is_integer() and abs(double) < 1e15:
         # Whole numbers are read as integers; this notation keeps them floating-point numbers.
         node = libsbml.ASTNode(libsbml.AST_REAL_E)

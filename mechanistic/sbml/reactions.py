@@ -83,7 +83,8 @@ class ReactionReader:
 
     def _reaction(self, reaction: libsbml.Reaction) -> ReadReaction:
         identity = reaction.getId()
-        name = (read_annotation(reaction, "reaction") or {}).get("name", identity)
+        notes = read_annotation(reaction, "reaction") or {}
+        name = notes.get("name", identity)
         if reaction.isSetFast() and reaction.getFast():
             self._findings.unsupported(f"reaction `{identity}`: fast reactions")
         law = reaction.getKineticLaw()
@@ -93,7 +94,7 @@ class ReactionReader:
         place = f"kinetic law of reaction `{identity}`"
         scope = ChainMap(self._local_parameters(name, law), self._declared.scope)
         rate = self._translator.expression(law.getMath(), scope, place)
-        return ReadReaction(identity, name, rate, self._changes(reaction))
+        return ReadReaction(identity, name, rate, self._ordered(self._changes(reaction), notes.get("order", "")))
 
     def _local_parameters(self, reaction: str, law: libsbml.KineticLaw) -> dict[str, Expr]:
         items = law.getListOfLocalParameters() if law.getLevel() > 2 else law.getListOfParameters()
@@ -124,6 +125,15 @@ class ReactionReader:
                 net = changes.setdefault(factor, {})
                 net[quantity.name] = net.get(quantity.name, Rational(0)) + sign * count
         return changes
+
+    def _ordered(self, changes: dict[Expr, dict[str, Rational]], order: str) -> dict[Expr, dict[str, Rational]]:
+        """Species in the order that our annotation gives; others stay where they are."""
+        names = [self._declared.quantities[i].name for i in order.split() if i in self._declared.quantities]
+        rank = {name: position for position, name in enumerate(names)}
+        return {
+            factor: dict(sorted(net.items(), key=lambda item: rank.get(item[0], len(rank))))
+            for factor, net in changes.items()
+        }
 
     def _coefficient(self, reaction: libsbml.Reaction, reference: libsbml.SpeciesReference) -> tuple[Rational, Expr]:
         """The stoichiometry of a participant as a number times a factor."""

@@ -192,7 +192,7 @@ class _Reader:
                 continue
             users = list(dict.fromkeys(place for place, e in needed if quantity.symbol in e.free_symbols))
             if quantity.name in moving:
-                self._findings.unsupported(f"{quantity.kind} `{quantity.id}`: it has no initial value")
+                self._findings.unsupported(f"{quantity.kind} `{quantity.id}`: it has no initial value; give it one")
             elif users:
                 self._findings.unsupported(f"{quantity.kind} `{quantity.id}`: no value, but used in {', '.join(users)}")
 
@@ -202,13 +202,27 @@ class _Reader:
         notes = quantity.notes
         if notes.get("initial") == "float" and initial.is_Integer:
             initial = sympy.Float(float(initial))
-        scale = float(notes["scale"]) if "scale" in notes else None
+        scale = self._scale(quantity)
         moving = quantity.kind in ("species", "compartment")
         nonnegative = notes["nonnegative"] == "true" if "nonnegative" in notes else moving
         return State(quantity.name, initial, quantity.unit, scale, nonnegative)
 
+    def _scale(self, quantity: Quantity) -> float | None:
+        text = quantity.notes.get("scale")
+        try:
+            return None if text is None else float(text)
+        except ValueError:
+            raise InvalidSBML(
+                f"{self._title} is not valid:", [f"scale of `{quantity.id}`: {text!r} is no number"]
+            ) from None
+
     def _parameter(self, quantity: Quantity, value: Expr) -> Parameter:
-        return Parameter(quantity.name, float(value), quantity.unit, quantity.description)
+        number = float(value)
+        written = self._model.getParameter(quantity.id)
+        if number == 0 and written is not None and written.getValue() == 0:
+            # The sign of a zero is part of what was written.
+            number = written.getValue()
+        return Parameter(quantity.name, number, quantity.unit, quantity.description)
 
     def _model_reactions(self, assignments: dict[str, Expr]) -> Iterator[Reaction]:
         for reaction in self._reactions:
@@ -235,12 +249,11 @@ class _Reader:
         return observables, {name: value for name, value in assignments.items() if name not in observables}
 
     def _description(self) -> dict[str, Any]:
-        notes = read_annotation(self._model, "model") or {}
-        return {
-            "name": notes.get("name", self._model.getName() or self._model.getId()),
-            "source": notes.get("source", _published(self._model)),
-            "time_unit": notes.get("time_unit", time_unit(self._model)),
-        }
+        notes = read_annotation(self._model, "model")
+        if notes is not None:
+            return {key: notes.get(key, "") for key in ("name", "source", "time_unit")}
+        name = self._model.getName() or self._model.getId()
+        return {"name": name, "source": _published(self._model), "time_unit": time_unit(self._model)}
 
 
 def _published(model: libsbml.Model) -> str:

@@ -30,7 +30,10 @@ NESTING_LIMIT = 150
 NODE_LIMIT = 1_000_000
 """Most nodes that a file's mathematics may have once its function definitions are written in."""
 
-CONSTANT_LIMIT = 2_000
+TERM_LIMIT = 20_000
+"""Most terms of one expression of the file."""
+
+CONSTANT_LIMIT = 500
 """Most terms of an expression without any name in it; sympy looks into these to simplify them, at a growing cost."""
 
 _CANNOT_EVALUATE = (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError)
@@ -86,7 +89,7 @@ class Translator:
     def _bounded(self, value: Basic) -> Basic:
         """`value`, unless it is too large; shared parts may hide that it would take for ever to walk through it."""
         extent = self._extents.of(value)
-        if extent.acceptable and (extent.terms <= CONSTANT_LIMIT or not value.is_number):
+        if extent.acceptable and extent.terms <= TERM_LIMIT and (extent.terms <= CONSTANT_LIMIT or not value.is_number):
             return value
         return self._refuse("the mathematics is too large or too deep")
 

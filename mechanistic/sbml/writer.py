@@ -1,11 +1,11 @@
 """Kinetic models written as SBML Level 3 Version 2."""
 
 import math
-import os
 import re
 import sys
-import tempfile
+import uuid
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import final
 
@@ -58,17 +58,14 @@ def written_ids(model: KineticModel) -> dict[str, str]:
 
 
 def _replace_file(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Writes beside the file and then takes its place, so that nobody ever sees half of it."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with beside.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _is_normal(value: float) -> bool:
@@ -115,6 +112,7 @@ class _Writer:
         quantities = [*model.state_names, *model.parameter_names, *model.assignments, *model.observables]
         self._identifiers = _Identifiers([*quantities, *model.reaction_names])
         self.ids = {name: self._identifiers.give(name) for name in quantities}
+        self._names = {identity: name for name, identity in self.ids.items()}
         self._holder = self._identifiers.give("amounts")
 
     def text(self) -> str:
@@ -142,13 +140,15 @@ class _Writer:
 
     def _describe(self) -> None:
         model = self._source
-        self._model.setId(_Identifiers(()).give(model.name))
+        self._model.setId(self._identifiers.give(model.name))
         self._model.setName(model.name if model.name.isprintable() else self._model.getId())
         notes = {"name": model.name, "source": model.source, "time_unit": model.time_unit}
         write_annotation(self._model, "model", notes)
 
     def _write_functions(self) -> None:
-        expressions = [*self._source._expressions().values()]
+        model = self._source
+        expressions = [*(state.initial for state in model.states), *(reaction.rate for reaction in model.reactions)]
+        expressions += [*model.rates.values(), *model.assignments.values(), *model.observables.values()]
         for name, (function, _, _) in DEFINED.items():
             if any(expression.has(function) for expression in expressions):
                 definition = self._model.createFunctionDefinition()
@@ -226,8 +226,12 @@ class _Writer:
         element = self._model.createReaction()
         element.setId(identity)
         element.setReversible(False)
-        if identity != reaction.name:
-            write_annotation(element, "reaction", {"name": reaction.name})
+        notes = {} if identity == reaction.name else {"name": reaction.name}
+        order = [self.ids[state] for state in reaction.stoichiometry]
+        if order != sorted(order, key=lambda state: bool(reaction.stoichiometry[self._names[state]] > 0)):
+            notes["order"] = " ".join(order)
+        if notes:
+            write_annotation(element, "reaction", notes)
         for state, count in reaction.stoichiometry.items():
             reference = element.createReactant() if count < 0 else element.createProduct()
             reference.setSpecies(self.ids[state])
@@ -272,9 +276,7 @@ class _Writer:
             return match[0] if value is None else f"{match[1]}{value}{match[3]}"
 
         def number(match: re.Match[str]) -> str:
-            mantissa, _, exponent = match[1].partition("e")
-            if not exponent:
-                return f"<cn> {mantissa} </cn>"
-            return f'<cn type="e-notation"> {mantissa} <sep/> {int(exponent)} </cn>'
+            # Without an exponent: libsbml would round the digits before it applies one.
+            return f"<cn> {Decimal(match[1]):f} </cn>"
 
         return _NUMBER.sub(number, _ELEMENT.sub(attribute, text))

@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdicts = score(options.folder, cases, options.jobs, options.timeout, options.memory)
     for verdict in verdicts:
         if verdict.status not in ("pass", "unsupported"):
-            print(f"{verdict.case} {verdict.status}: {verdict.reason}")
+            print(f"{verdict.case} {verdict.status}: {' '.join(verdict.reason.split())}")
     if options.report is not None:
         options.report.write_text(report(cases, verdicts), encoding="utf-8")
     print(summary(verdicts))

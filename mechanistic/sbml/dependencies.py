@@ -1,0 +1,57 @@
+"""How many quantities of a file depend on each other, counted before libsbml looks for cycles among them."""
+
+from collections.abc import Iterator, Mapping
+
+import libsbml
+
+PAIR_LIMIT = 40_000
+"""Most pairs of dependent quantities; libsbml's search for cycles takes a few seconds for these, and hours for more."""
+
+
+def too_dependent(model: libsbml.Model) -> bool:
+    """Whether rules, initial assignments and kinetic laws depend on each other through more than `PAIR_LIMIT` pairs."""
+    needs = _direct(model)
+    pairs = 0
+    for name in needs:
+        pairs += _reachable(name, needs, PAIR_LIMIT - pairs)
+        if pairs > PAIR_LIMIT:
+            return True
+    return False
+
+
+def _direct(model: libsbml.Model) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for i in range(model.getNumInitialAssignments()):
+        assignment = model.getInitialAssignment(i)
+        found.setdefault(assignment.getSymbol(), set()).update(_names(assignment.getMath()))
+    for i in range(model.getNumRules()):
+        rule = model.getRule(i)
+        if rule.isAssignment():
+            found.setdefault(rule.getVariable(), set()).update(_names(rule.getMath()))
+    for i in range(model.getNumReactions()):
+        reaction = model.getReaction(i)
+        if reaction.isSetKineticLaw():
+            found.setdefault(reaction.getId(), set()).update(_names(reaction.getKineticLaw().getMath()))
+    return {name: used & found.keys() for name, used in found.items()}
+
+
+def _names(tree: libsbml.ASTNode | None) -> Iterator[str]:
+    stack = [] if tree is None else [tree]
+    while stack:
+        node = stack.pop()
+        count = node.getNumChildren()
+        if count:
+            stack += [node.getChild(i) for i in range(count)]
+        elif node.getType() == libsbml.AST_NAME:
+            yield node.getName()
+
+
+def _reachable(name: str, needs: Mapping[str, set[str]], enough: int) -> int:
+    """How many quantities `name` depends on; counting stops once there are more than `enough`."""
+    seen = set(needs[name])
+    stack = list(seen)
+    while stack and len(seen) <= enough:
+        new = needs[stack.pop()] - seen
+        seen |= new
+        stack += new
+    return len(seen)
