@@ -129,7 +129,7 @@ class _Descent:
             ).check(self.cohort.ids)
         modes = find_modes(self.simulator, self.cohort, unknowns, 5)
         unknowns = replace(unknowns, eta=modes.eta)
-        x = flatten([*_parts(unknowns), *(w.detach() for w in self.weights)])
+        x = self._vector(unknowns)
         size = 0 if self.held_out is None else len(self.held_out)
         tensors = {
             "x": x,
@@ -230,15 +230,14 @@ class _Descent:
         tensors, numbers = dict(state.tensors), dict(state.numbers)
         unknowns = self._unknowns(tensors["x"])
         modes = find_modes(self.simulator, self.cohort, unknowns, 2)
-        unknowns = replace(unknowns, eta=modes.eta)
-        tensors["x"] = flatten([*_parts(unknowns), *(w.detach() for w in self.weights)])
+        unknowns, value = self._better(replace(unknowns, eta=modes.eta), modes.slopes)
+        tensors["x"] = self._vector(unknowns)
         tensors["slopes"] = modes.slopes
         score = math.nan
         if self.held_out is not None:
             mine = replace(unknowns, eta=tensors["held_out_eta"])
             theirs = find_modes(self.simulator, self.held_out, mine, 4)
             tensors["held_out_eta"], score = theirs.eta, float(theirs.terms.marginal.mean())
-        value = self._value(tensors["x"], tensors["slopes"])
         if not math.isfinite(value):
             return _Next(self._retreat(tensors, numbers) if state.phase == "adam" else self._ended(state))
         row = HistoryRow(state.phase, state.step, value, float(-2 * modes.terms.marginal.sum()), score)
@@ -252,6 +251,27 @@ class _Descent:
         numbers |= {"last": value, "updated": float(state.step)}
         updated = Checkpoint(state.phase, state.step, tensors, numbers)
         return _Next(self._ended(updated) if numbers["waiting"] >= options.patience or flat else updated, row)
+
+    def _better(self, unknowns: Unknowns, slopes: Tensor) -> tuple[Unknowns, float]:
+        """These unknowns, or the same subjects described from their own mean, whichever has the lower objective.
+
+        Moving the mean of the random effects into the typical values changes no prediction, only what the effects
+        cost; a descent that follows the narrow valley between the two needs many steps for that.
+        """
+        population = self.simulator.population
+        value = self._value(self._vector(unknowns), slopes)
+        if not population.effect_names:
+            return unknowns, value
+        mean = unknowns.eta.mean(0)
+        place = torch.tensor([population.space.names.index(name) for name in population.effect_names])
+        typical = unknowns.values.typical.index_add(0, place, population.deviations(unknowns.values, mean))
+        centred = replace(unknowns, values=replace(unknowns.values, typical=typical), eta=unknowns.eta - mean)
+        other = self._value(self._vector(centred), slopes)
+        return (centred, other) if other < value else (unknowns, value)
+
+    def _vector(self, unknowns: Unknowns) -> Tensor:
+        """The unknowns and the field's weights as one vector."""
+        return flatten([*_parts(unknowns), *(w.detach() for w in self.weights)])
 
     def _round(self) -> Checkpoint:
         """One round of L-BFGS with fixed slopes."""
