@@ -159,7 +159,7 @@ class Simulator:
             self.field,
             cohort.times,
             parameters,
-            cohort.schedule,
+            cohort.schedule if cohort.schedule.size else None,
             start=cohort.start,
             before=cohort.before,
             solver=self.solver,

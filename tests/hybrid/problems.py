@@ -23,7 +23,7 @@ STAT5 = signalling.boehm_stat5()
 
 def drawn(shape: Sequence[int], seed: int) -> Tensor:
     """Standard normal numbers of their own generator."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(tuple(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def randomise(module: nn.Module, size: float, seed: int = 0) -> None:
