@@ -10,7 +10,8 @@ PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 # Conformance suites are modules of tests/conformance that can be run on a folder of cases.
 SUITES := sbml
 SUITE ?= $(SUITES)
-# Each worker of a test run or a notebook is one process on one core.
+# One process on one core: the small tensors of a fit gain nothing from threads, and lose where other work shares the
+# cores, because threads wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
@@ -25,7 +26,7 @@ help:  ## show this list
 	@echo "  OUT=out             where demo and notebooks write"
 
 demo: $(VENV)/.package  ## fit and simulate a hybrid model end to end, and write out/
-	@$(BIN)/kinetwin demo --out "$(OUT)"
+	@$(ONE_THREAD) $(BIN)/kinetwin demo --out "$(OUT)"
 
 test: $(VENV)/.tools  ## run every test on JOBS=2 processes
 	@$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations 10
@@ -39,7 +40,7 @@ conformance: $(VENV)/.tools  ## run public test suites: SUITE=sbml, CASES=FOLDER
 	@set -e; for suite in $(SUITE); do $(ONE_THREAD) $(BIN)/python -m tests.conformance.$$suite $(CASES); done
 
 notebooks: $(VENV)/.tools  ## execute notebooks/*.ipynb into out/notebooks
-	@$(BIN)/python -m tests.notebooks "$(OUT)/notebooks"
+	@$(ONE_THREAD) $(BIN)/python -m tests.notebooks "$(OUT)/notebooks"
 
 docs: $(VENV)/.tools  ## build the documentation into docs/_build/html
 	@$(BIN)/sphinx-build -W --keep-going --quiet -b html docs docs/_build/html

@@ -99,12 +99,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    import torch
-
     from hybrid import demo
 
-    # Small tensors gain nothing from threads, which wait for each other wherever other work shares the cores.
-    torch.set_num_threads(1)
     demo.run(options.out, options.seed)
 
 

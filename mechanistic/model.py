@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, TypeVar, final
 
 import sympy
-from sympy import Expr, Rational, Symbol
+from sympy import Basic, Expr, Rational, Symbol
 from sympy.core.function import AppliedUndef
 
 from mechanistic.errors import ModelError, nearest
@@ -391,9 +391,12 @@ class KineticModel:
         return model_html(self)
 
     def _number(self, expression: Expr, values: Mapping[str, float]) -> float:
-        """The expression at time 0; 17 digits are what a float needs to be recovered exactly."""
-        at: dict[Symbol, Any] = {symbol(name): value for name, value in values.items()}
-        return float(self.expand(expression).evalf(17, subs=at | {time: 0}))
+        """The expression at time 0, computed with 30 digits, so that the result is rounded once.
+
+        The numbers are put in before anything is evaluated: `evalf(subs=...)` cannot take floors of parameters.
+        """
+        at: dict[Basic, Any] = {symbol(name): sympy.Float(value, 30) for name, value in values.items()}
+        return float(self.expand(expression).xreplace(at | {time: sympy.S.Zero}).evalf(30))
 
     def _expressions(self) -> dict[str, Expr]:
         """Where each expression stands, in words, to the expression."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LISTED = 20
+RESERVED = ("time", "subject", "sample", "status")
 
 
 @final
@@ -79,7 +80,8 @@ class Solution:
         """One variable a state and observable, dims `(subject, time)`, or `(time,)` without a batch.
 
         Ragged times give the dims `(subject, sample)` with `time` as a coordinate. The variable `status` says how each
-        subject ended; values after a failure are NaN.
+        subject ended; values after a failure are NaN. A state that is called like one of these (`time`, `subject`,
+        `sample`, `status`) gets an underscore behind its name.
 
         Args:
             subjects: labels of the subjects; 0, 1, … when None.
@@ -97,7 +99,11 @@ class Solution:
         array = values.detach().reshape(*((-1,) if batched else ()), *values.shape[-2:]).cpu().numpy()
         unit = {name: self.field.unit_of(name) for name in (*names, "time")}
         variables: dict[str, Any] = {
-            name: (dims, np.ascontiguousarray(array[..., i]), {"units": unit[name]} if unit[name] else {})
+            f"{name}_" if name in RESERVED else name: (
+                dims,
+                np.ascontiguousarray(array[..., i]),
+                {"units": unit[name]} if unit[name] else {},
+            )
             for i, name in enumerate(names)
         }
         time = (along, times[0]) if shared else (dims, times.reshape(array.shape[:-1]))

@@ -277,3 +277,8 @@ def test_promotion_of_what_is_not_there_is_refused():
 
 def test_repr_is_short():
     assert repr(two_states()) == "KineticModel('pair': 2 states, 3 parameters, 2 reactions)"
+
+
+def test_initial_values_take_floors_of_parameters():
+    model = KineticModel("m", (State("a", sympy.floor(symbol("p")) + 1),), (Parameter("p", 2.5),))
+    assert model.initial_values() == {"a": 3.0}

@@ -446,3 +446,11 @@ def test_an_exponential_is_integrated_over_many_decades() -> None:
     out = simulate(one_state(exp(-x)), [1.0, 1e3, 1e8]).check()
     t: Tensor = out.times
     torch.testing.assert_close(out.states[:, 0], torch.log(t + np.e), rtol=1e-5, atol=0)
+
+
+def test_a_state_called_like_a_coordinate_keeps_its_values_beside_it():
+    model = KineticModel("clock", (State("time"),), reactions=(Reaction("tick", "-> time", 2),))
+    data = simulate(model, [0.0, 1.5]).dataset()
+    assert data["time"].values.tolist() == [0.0, 1.5]
+    # A constant rate is integrated without error; the tolerance is rounding.
+    assert data["time_"].values[-1] == pytest.approx(3.0, rel=1e-14)
