@@ -1,7 +1,8 @@
 """torchdiffeq's methods behind the same interface."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 import torchdiffeq
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Status
 
+Rate: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "tsit5")
 
 
@@ -49,14 +51,20 @@ class TorchDiffEq(AbstractSolver):
             begin, end = times[:, segment], times[:, segment + 1]
             inner = (problem.times > begin[:, None]) & (problem.times <= end[:, None])
             length = end - begin
-            share = torch.where(inner, (problem.times - begin[:, None]) / length[:, None], 0.0).detach()
-            grid = torch.unique(torch.cat([share[inner], share.new_tensor([0.0, 1.0])]))
+            usable = torch.where(length > 0, length, 1.0)
+            share = torch.where(inner, (problem.times.nan_to_num() - begin[:, None]) / usable[:, None], 0.0)
+            fixed = share.detach()
+            grid = torch.unique(torch.cat([fixed[inner], fixed.new_tensor([0.0, 1.0])]))
+            rate = self._rate(problem, begin, length, rates[:, segment])
             try:
-                path = self._segment(problem, x, begin, length, rates[:, segment], grid)
+                path = self._path(problem, rate, x, grid)
             except AssertionError:  # the way in which torchdiffeq says that its step became too small
                 return self._outcome(out, torch.full_like(status, int(Status.MIN_STEP)), begin.detach())
-            place = torch.searchsorted(grid, share)
-            values = path[place, torch.arange(batch, device=x.device)[:, None]]
+            values = path[torch.searchsorted(grid, fixed), torch.arange(batch, device=x.device)[:, None]]
+            if share.requires_grad:
+                # The fraction of the segment at which a fixed time is read changes with stops that move.
+                slopes = torch.stack([rate(fixed[:, i], values[:, i]) for i in range(count)], dim=1)
+                values = values + (share - fixed).unsqueeze(-1) * slopes
             out = _placed(out, inner, values)
             x = path[-1] + jumps[:, segment + 1]
             out = _placed(out, (problem.times == end[:, None]) & ~problem.before, x.unsqueeze(1))
@@ -68,21 +76,27 @@ class TorchDiffEq(AbstractSolver):
         none = torch.zeros_like(status)
         return Outcome(out, status, reached, none, Statistics(none, none), none, (f"torchdiffeq {self.method}",))
 
-    def _segment(
-        self, problem: Problem, x: Tensor, begin: Tensor, length: Tensor, inputs: Tensor, grid: Tensor
-    ) -> Tensor:
-        """States at the fractions `grid` of the segment, `(fraction, batch, state)`."""
-        if len(grid) == 2 and not bool((length > 0).any()):
-            return torch.stack([x, x + length.unsqueeze(-1) * problem.field(begin, x, problem.parameters)])
-        scale = problem.field.scales
+    @staticmethod
+    def _rate(problem: Problem, begin: Tensor, length: Tensor, inputs: Tensor) -> Rate:
+        """The right-hand side per fraction of a segment."""
 
-        def rate(fraction: Tensor, y: Tensor) -> Tensor:
-            slope: Tensor = problem.field(begin + fraction * length, y * scale, problem.parameters)
-            return length.unsqueeze(-1) * (slope + inputs) / scale
+        def rate(fraction: Tensor, x: Tensor) -> Tensor:
+            slope: Tensor = problem.field(begin + fraction * length, x, problem.parameters)
+            return length.unsqueeze(-1) * (slope + inputs)
 
-        tolerance = problem.tolerance
-        path = torchdiffeq.odeint(rate, x / scale, grid, method=self.method, rtol=tolerance.rtol, atol=tolerance.atol)
-        return path * scale
+        return rate
+
+    def _path(self, problem: Problem, rate: Rate, x: Tensor, grid: Tensor) -> Tensor:
+        """States at the fractions `grid` of a segment, `(fraction, batch, state)`."""
+        scale, tolerance = problem.field.scales, problem.tolerance
+        return scale * torchdiffeq.odeint(
+            lambda fraction, y: rate(fraction, y * scale) / scale,
+            x / scale,
+            grid,
+            method=self.method,
+            rtol=tolerance.rtol,
+            atol=tolerance.atol,
+        )
 
 
 def _placed(out: Tensor, where: Tensor, values: Tensor) -> Tensor:
