@@ -240,7 +240,9 @@ class _Descent:
             tensors["held_out_eta"], score = theirs.eta, float(theirs.terms.marginal.mean())
         if not math.isfinite(value):
             return _Next(self._retreat(tensors, numbers) if state.phase == "adam" else self._ended(state))
-        row = HistoryRow(state.phase, state.step, value, float(-2 * modes.terms.marginal.sum()), score)
+        prior = self.simulator.population.log_prob_eta(unknowns.values, unknowns.eta)
+        marginal = modes.terms._replace(prior=prior).marginal
+        row = HistoryRow(state.phase, state.step, value, float(-2 * marginal.sum()), score)
         judged = score if self.held_out is not None else -value
         if judged > numbers["best"]:
             numbers |= {"best": judged, "best_row": float(len(self.kept.history)), "waiting": 0.0}
