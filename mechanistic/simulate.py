@@ -116,7 +116,9 @@ def _flat(schedule: Schedule, batch: torch.Size) -> Schedule:
     if not schedule.batch_shape:
         return schedule
     wide = schedule.expand(batch)
-    parts = (getattr(wide, name).reshape(-1, schedule.size) for name in ("target", "time", "amount", "duration"))
+    parts = (
+        getattr(wide, name).reshape(batch.numel(), schedule.size) for name in ("target", "time", "amount", "duration")
+    )
     return Schedule(schedule.targets, *parts)
 
 

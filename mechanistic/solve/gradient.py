@@ -194,7 +194,7 @@ def _adjoint(
     _, problem, record, reading = context
     leaves = [value.detach().requires_grad_(want) for value, want in zip(saved[:5], wanted[:5], strict=True)]
     weights = list(saved[5:])
-    if any(a is not b for a, b in zip(weights, _weights(problem), strict=True)):
+    if list(map(id, weights)) != list(map(id, _weights(problem))):
         raise RuntimeError("the weights of the field were exchanged between `simulate` and `backward`")
     width = int(record.nodes.max()) + 1 if batch else 1
 

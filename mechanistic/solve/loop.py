@@ -193,8 +193,10 @@ class _Run:
     def _record(self, node_of_stop: Tensor, clocks: _Clocks) -> Record:
         nothing = torch.zeros_like(clocks.t, dtype=torch.bool)
         pieces = self.pieces or [(nothing, clocks.subject, clocks.nodes, clocks.t, clocks.t, clocks.x, clocks.segment)]
-        accepted, subject, node, t, h, x, segment = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        return Record(subject, node, t, h, x, segment, node_of_stop, clocks.nodes, clocks.x).select(accepted)
+        accepted, *columns = zip(*pieces, strict=True)
+        rows = torch.cat(accepted).nonzero().squeeze(1)
+        subject, node, t, h, x, segment = (torch.cat(parts)[rows] for parts in columns)
+        return Record(subject, node, t, h, x, segment, node_of_stop, clocks.nodes, clocks.x)
 
 
 def _count_stiff(count: Tensor, stiffness: Tensor | None, accepted: Tensor) -> Tensor:
