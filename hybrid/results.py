@@ -365,8 +365,7 @@ def residual_flux(fit: Fit, cohort: Cohort, times: Sequence[float]) -> "xr.Datas
     with torch.no_grad():
         p = fit.individual_parameters(cohort)
         grid = torch.as_tensor(times, dtype=torch.float64)
-        doses = cohort.schedule if cohort.schedule.size else None
-        solution = simulate(field, grid, p, doses, start=cohort.start.clamp(max=float(grid[0])))
+        solution = simulate(field, grid, p, cohort.schedule, start=cohort.start.clamp(max=float(grid[0])))
         wide = p.unsqueeze(1).expand(-1, len(grid), -1)
         flux = field.residual(solution.times, solution.states, wide)
     data = solution.dataset(cohort.ids)

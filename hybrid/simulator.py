@@ -159,7 +159,7 @@ class Simulator:
             self.field,
             cohort.times,
             parameters,
-            cohort.schedule if cohort.schedule.size else None,
+            cohort.schedule,
             start=cohort.start,
             before=cohort.before,
             solver=self.solver,
