@@ -90,8 +90,15 @@ def simulate(
         flags.expand(*batch, count).reshape(rows, count),
         Tolerance() if tolerance is None else tolerance,
     )
-    outcome = (Auto() if solver is None else solver).solve(problem)
+    outcome = (Auto() if solver is None else solver).solve(problem) if n else _nothing_to_solve(problem, end)
     return _labelled(field, problem, outcome, batch)
+
+
+def _nothing_to_solve(problem: Problem, end: Tensor) -> Outcome:
+    """A system without states, whose observables follow from the time alone."""
+    none = torch.zeros_like(end, dtype=torch.long)
+    states = end.new_zeros(*problem.times.shape, 0)
+    return Outcome(states, none, end, none, Statistics(none, none), none, ("no states",))
 
 
 def _labelled(field: AbstractVectorField, problem: Problem, outcome: Outcome, batch: torch.Size) -> Solution:

@@ -48,7 +48,7 @@ class RateField(AbstractVectorField):
         self._chain = _Chain([*compiled, self._laws], self._layout, _net(model))
         dtype = torch.float64
         self.register_buffer(
-            "_net", torch.tensor(_net(model), dtype=dtype).reshape(len(model.states), -1), persistent=False
+            "_net", torch.tensor(_net(model), dtype=dtype).reshape(len(model.states), len(laws)), persistent=False
         )
         self.register_buffer(
             "_nominal", torch.tensor([p.value for p in model.parameters], dtype=dtype), persistent=False

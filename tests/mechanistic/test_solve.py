@@ -176,6 +176,14 @@ def test_simulations_of_no_length(solver: Any) -> None:
     assert late.states[1, 0].item() == pytest.approx(4 * np.exp(-0.5) + 3 * (1 - np.exp(-0.5)) / 0.5, rel=1e-6)
 
 
+def test_a_model_without_states_has_observables() -> None:
+    model = KineticModel("rules", (), (Parameter("k", 2.0),), observables={"line": symbols("k") * time})
+    out = simulate(model, [0.0, 1.0, 3.0]).check()
+    assert out.observe()[:, 0].tolist() == [0.0, 2.0, 6.0]
+    assert out.dataset()["line"].values.tolist() == [0.0, 2.0, 6.0]
+    assert repr(out) == "Solution(one subject, 3 times, {'OK': 1}, {'no states': 1}, 0 steps)"
+
+
 def test_a_later_start_shifts_an_autonomous_model() -> None:
     shifted = simulate(decay(), [7.0, 9.0], start=torch.tensor([5.0, 6.0]))
     assert shifted.states[:, :, 0].flatten().tolist() == pytest.approx(
