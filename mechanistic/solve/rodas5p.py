@@ -93,7 +93,7 @@ DENSE = (
     ),
 )
 SHORTEST = 1e-12
-"""Stand-in for a step of zero length, relative to the time, where the linear system would be singular."""
+"""Stand-in, relative to the time, for a step of (nearly) zero length, whose linear system would overflow."""
 
 
 @final
@@ -113,7 +113,7 @@ class Rodas5P(AbstractMethod):
         return solve_by_steps(self, problem)
 
     def step(self, rhs: Rhs, t: Tensor, x: Tensor, h: Tensor, first: Tensor | None = None) -> Step:
-        empty = h <= 0
+        empty = h <= 1e8 * torch.finfo(h.dtype).tiny
         usable = torch.where(empty, SHORTEST * (1 + t.abs()), h)
         size = usable.unsqueeze(-1)
         jacobian, slope = rhs.linearise(t, x)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -39,11 +39,16 @@ subject = st.tuples(
 )
 
 
+# A dose at the smallest float after the start: a segment over which nothing can be divided by the step.
+TWO_INSTANTS = (Schedule.bolus("central", 1.0, 5e-324), [1.0], [0.0] * 5, [False] * WIDTH)
+
+
 def padded(values: list[float]) -> list[float]:
     return values + [torch.nan] * (WIDTH - len(values))
 
 
 @settings(max_examples=30)
+@example([TWO_INSTANTS], SOLVERS[1], False)
 @given(st.lists(subject, min_size=1, max_size=6), st.sampled_from(SOLVERS), st.booleans())
 def test_a_subject_alone_and_in_any_batch(subjects: list[Any], solver: Any, moving: bool) -> None:
     clock = torch.tensor([padded(t) for _, t, _, _ in subjects], dtype=torch.float64)

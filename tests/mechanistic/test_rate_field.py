@@ -135,9 +135,7 @@ def test_laws_of_one_shape_are_one_family_whatever_their_names() -> None:
     names = "z y x w v u"
     s = symbols(names)
     k, n = symbols("k n")
-    hill = [
-        Reaction(f"r{i}", f"{a} ->", k * a**n / (a**n + b**n)) for i, (a, b) in enumerate(pairwise(s))
-    ]
+    hill = [Reaction(f"r{i}", f"{a} ->", k * a**n / (a**n + b**n)) for i, (a, b) in enumerate(pairwise(s))]
     model = KineticModel(
         "hill", tuple(State(a.name, 1) for a in s), (Parameter("k", 1), Parameter("n", 2)), tuple(hill)
     )
