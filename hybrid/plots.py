@@ -372,12 +372,25 @@ def _identity(axes: "Axes", predicted: Array, observed: Array, colour: str, log:
     margin = 0.04 * (high - low) or 1.0
     limits = (low / 1.15, high * 1.15) if log else (low - margin, high + margin)
     if log:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        _log_scales(axes, limits)
     axes.plot(limits, limits, color=BLACK, lw=0.8)
     axes.set_xlim(limits)
     axes.set_ylim(limits)
     axes.set_aspect("equal", "box")
+
+
+def _log_scales(axes: "Axes", limits: tuple[float, float]) -> None:
+    """Logarithmic axes with few ticks: powers of ten, or 1, 2 and 5 times them where the axis spans less than two."""
+    from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
+
+    steps = (1.0,) if limits[1] > 100 * limits[0] else (1.0, 2.0, 5.0)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_minor_formatter(NullFormatter())
+        if len(steps) > 1:
+            axis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
 
 
 def _truths(names: Sequence[str], truth: Any) -> dict[str, Any]:
