@@ -16,6 +16,9 @@ from mechanistic.solve.auto import Auto
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Tolerance
 from mechanistic.solve.solution import Solution
 
+STATES_AT_ONCE = 50_000
+"""Subjects × states solved in one batch: the steps of a batch are recorded, which bounds how large it may be."""
+
 
 @lru_cache(maxsize=32)
 def compiled(model: KineticModel) -> RateField:
@@ -90,8 +93,25 @@ def simulate(
         flags.expand(*batch, count).reshape(rows, count),
         Tolerance() if tolerance is None else tolerance,
     )
-    outcome = (Auto() if solver is None else solver).solve(problem) if n else _nothing_to_solve(problem, end)
+    outcome = _in_pieces(Auto() if solver is None else solver, problem) if n else _nothing_to_solve(problem, end)
     return _labelled(field, problem, outcome, batch)
+
+
+def _in_pieces(solver: AbstractSolver, problem: Problem) -> Outcome:
+    """Solves a batch, a large one in pieces; what a subject does does not depend on its piece."""
+    rows, states = problem.initial.shape
+    size = max(1, STATES_AT_ONCE // states)
+    if rows <= size:
+        return solver.solve(problem)
+    pieces = torch.arange(rows, device=problem.initial.device).split(size)
+    outcomes = [solver.solve(problem.select(piece)) for piece in pieces]
+    statistics = Statistics(*(torch.cat(parts) for parts in zip(*(o.statistics for o in outcomes), strict=True)))
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(outcome, name) for outcome in outcomes])
+
+    parts = {name: joined(name) for name in ("states", "status", "reached", "culprit", "method")}
+    return Outcome(statistics=statistics, methods=outcomes[0].methods, **parts)
 
 
 def _nothing_to_solve(problem: Problem, end: Tensor) -> Outcome:

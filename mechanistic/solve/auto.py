@@ -6,7 +6,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mechanistic.schedule import Stops
 from mechanistic.solve.method import AbstractMethod
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Status
 from mechanistic.solve.rodas5p import Rodas5P
@@ -34,7 +33,7 @@ class Auto(AbstractSolver):
         methods = (*first.methods, type(self.stiff).__name__)
         if not len(again):
             return first._replace(methods=methods)
-        second = self.stiff.solve(select(problem, again))
+        second = self.stiff.solve(problem.select(again))
         statistics = Statistics(
             first.statistics.steps.index_copy(0, again, second.statistics.steps),
             first.statistics.rejected.index_add(0, again, first.statistics.steps[again] + second.statistics.rejected),
@@ -57,14 +56,3 @@ def _replaced(states: Tensor, rows: Tensor, others: Tensor) -> Tensor:
     kept = torch.ones(len(states), dtype=torch.bool, device=states.device).index_fill(0, rows, False)
     order = torch.argsort(torch.cat([kept.nonzero().squeeze(1), rows]))
     return torch.cat([states[kept], others])[order]
-
-
-def select(problem: Problem, rows: Tensor) -> Problem:
-    """The problem of some subjects."""
-    return problem._replace(
-        parameters=problem.parameters[rows],
-        initial=problem.initial[rows],
-        stops=Stops(problem.stops.times[rows], problem.stops.jumps[rows], problem.stops.rates[rows]),
-        times=problem.times[rows],
-        before=problem.before[rows],
-    )

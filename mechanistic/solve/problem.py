@@ -75,6 +75,12 @@ class Problem(NamedTuple):
     before: Tensor
     tolerance: Tolerance
 
+    def select(self, rows: Tensor) -> "Problem":
+        """The problem of some subjects."""
+        stops = Stops(self.stops.times[rows], self.stops.jumps[rows], self.stops.rates[rows])
+        own = {name: getattr(self, name)[rows] for name in ("parameters", "initial", "times", "before")}
+        return self._replace(stops=stops, **own)
+
 
 class Statistics(NamedTuple):
     """Work done for each subject.

@@ -150,3 +150,19 @@ def test_batches_broadcast() -> None:
     assert out.status.shape == out.reached.shape == out.statistics.steps.shape == (3, 2)
     # The model is linear: twice the dose, twice the amounts; the tolerance is relative, so up to 1e-6 of them.
     torch.testing.assert_close(out.states[:, 1], 2 * out.states[:, 0], rtol=1e-5, atol=1e-7)
+
+
+def test_a_batch_taken_in_pieces_is_the_batch(monkeypatch):
+    model = mech.library.two_compartment_oral()
+    clearance = torch.linspace(3.0, 8.0, 7, dtype=torch.float64, requires_grad=True)
+    doses = Schedule.repeat("gut", 100.0, every=12.0, count=2)
+
+    def run() -> tuple[Tensor, Tensor]:
+        solution = simulate(model, [1.0, 13.0, 30.0], {"CL": clearance}, doses)
+        return solution.states.detach(), torch.autograd.grad(solution.observe().sum(), clearance)[0]
+
+    whole = run()
+    monkeypatch.setattr("mechanistic.simulate.STATES_AT_ONCE", 6)
+    for value, other in zip(run(), whole, strict=True):
+        # Rounding of vectorised sums may differ with the size of the batch, nothing else.
+        torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-12)
