@@ -1,5 +1,6 @@
 """One clock a subject: the same subject alone, and inside any batch, has the same trajectory and the same gradient."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -162,7 +163,8 @@ def test_a_batch_taken_in_pieces_is_the_batch(monkeypatch):
         return solution.states.detach(), torch.autograd.grad(solution.observe().sum(), clearance)[0]
 
     whole = run()
-    monkeypatch.setattr("mechanistic.simulate.STATES_AT_ONCE", 6)
+    # The package's `simulate` is the function; the module of that name is found among the loaded ones.
+    monkeypatch.setattr(sys.modules["mechanistic.simulate"], "STATES_AT_ONCE", 6)
     for value, other in zip(run(), whole, strict=True):
         # Rounding of vectorised sums may differ with the size of the batch, nothing else.
         torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-12)
