@@ -260,7 +260,7 @@ class StatePositivity:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PositivityReport:
     """The outcome of `check_positivity`, one entry for each non-negative state of the model."""
 
@@ -276,6 +276,8 @@ class PositivityReport:
         proven = sum(entry.outcome is Outcome.PROVEN for entry in self.states)
         headline = f"positivity of {self.model}: {proven} of {len(self.states)} states proven"
         return "\n".join([headline, *(f"  {e}" for e in self.states if e.outcome is not Outcome.PROVEN)])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = ""
