@@ -10,6 +10,7 @@ import libsbml
 
 from mechanistic.errors import InvalidSBML, UnsupportedSBML
 from mechanistic.sbml.dependencies import PAIR_LIMIT, too_dependent
+from mechanistic.sbml.hierarchy import NAMESPACE_PART, Checks, Hierarchy
 
 SIZE_LIMIT = 50_000_000
 """Largest file that is read, in bytes."""
@@ -20,8 +21,8 @@ DEPTH_LIMIT = 400
 FORMULA_LIMIT = 20_000
 """Longest text formula of a Level 1 file, in characters; it bounds the depth of the tree that libsbml builds."""
 
-SUPPORTED_PACKAGES = ("/l3v2extendedmath/",)
-"""Packages that only add functions which Level 3 Version 2 has anyway."""
+SUPPORTED_PACKAGES = ("/l3v2extendedmath/", NAMESPACE_PART)
+"""Packages that only add functions which Level 3 Version 2 has anyway, and submodels, which are made flat."""
 
 HARMLESS_ERRORS = (10313,)
 """libsbml's errors that do not touch the mathematics: names of units that are not defined; units are text here."""
@@ -50,39 +51,62 @@ class Document:
         self.title, text, self.required_packages = _checked_text(source)
         self.text = _DECLARATION.sub("", text, count=1)
         self.tree = libsbml.readSBMLFromString(self.text)
-        self._refuse_errors()
+        _refuse_errors(self.title, self.tree)
         if self.tree.getLevel() == 1:
             self._raise_level()
+        if not self.required_packages and self.tree.getPlugin("comp") is not None:
+            folder = None if _is_text(source) else Path(source).parent
+            checks = Checks(_text_of_part, _refuse_invalid, SIZE_LIMIT)
+            self.tree = Hierarchy(self.title, self.text, folder, checks).flat()
         self.model = self.tree.getModel()
         if self.model is None:
             raise InvalidSBML(f"{self.title} cannot be read:", ["the file holds no model"])
         if not self.required_packages:
-            self._refuse_dependence()
-            for category in _UNCHECKED:
-                self.tree.setConsistencyChecks(category, False)
-            self.tree.checkConsistency()
-            self._refuse_errors()
-
-    def _refuse_dependence(self) -> None:
-        if too_dependent(self.model):
-            problem = f"rules and assignments depend on each other through more than {PAIR_LIMIT} pairs of quantities"
-            raise UnsupportedSBML(f"{self.title} uses what is not supported:", [problem])
+            _refuse_invalid(self.title, self.tree)
 
     def _raise_level(self) -> None:
         """Level 1 is read through libsbml's own conversion, which keeps the meaning."""
         converted = self.tree.setLevelAndVersion(2, 4, False)
         if not converted:
-            self._refuse_errors()
+            _refuse_errors(self.title, self.tree)
             raise InvalidSBML(f"{self.title} cannot be read:", ["libsbml cannot convert it from Level 1 to Level 2"])
 
-    def _refuse_errors(self) -> None:
-        log = self.tree.getErrorLog()
-        errors = (log.getError(i) for i in range(log.getNumErrors()))
-        severe = (libsbml.LIBSBML_SEV_ERROR, libsbml.LIBSBML_SEV_FATAL)
-        serious = [e for e in errors if e.getSeverity() in severe and e.getErrorId() not in HARMLESS_ERRORS]
-        if serious:
-            problems = dict.fromkeys(_sentence(error) for error in serious)
-            raise InvalidSBML(f"{self.title} is not valid SBML:", problems)
+
+def _refuse_invalid(title: str, tree: libsbml.SBMLDocument) -> None:
+    """Raises what the standard forbids in any model of a document."""
+    package = tree.getPlugin("comp")
+    definitions = (
+        [] if package is None else [package.getModelDefinition(i) for i in range(package.getNumModelDefinitions())]
+    )
+    for model in (tree.getModel(), *definitions):
+        if model is not None and too_dependent(model):
+            problem = f"rules and assignments depend on each other through more than {PAIR_LIMIT} pairs of quantities"
+            raise UnsupportedSBML(f"{title} uses what is not supported:", [problem])
+    for category in _UNCHECKED:
+        tree.setConsistencyChecks(category, False)
+    tree.checkConsistency()
+    _refuse_errors(title, tree)
+
+
+def _refuse_errors(title: str, tree: libsbml.SBMLDocument) -> None:
+    log = tree.getErrorLog()
+    errors = (log.getError(i) for i in range(log.getNumErrors()))
+    severe = (libsbml.LIBSBML_SEV_ERROR, libsbml.LIBSBML_SEV_FATAL)
+    serious = [e for e in errors if e.getSeverity() in severe and e.getErrorId() not in HARMLESS_ERRORS]
+    if serious:
+        raise InvalidSBML(f"{title} is not valid SBML:", dict.fromkeys(_sentence(error) for error in serious))
+
+
+def _text_of_part(title: str, data: bytes) -> str:
+    """The text of a file that a model draws submodels from."""
+    text = _decoded(title, data)
+    scan = _Scan(title)
+    scan.run(text)
+    if scan.required_packages:
+        raise UnsupportedSBML(f"{title} uses what is not supported:", [f"package {p}" for p in scan.required_packages])
+    text = _DECLARATION.sub("", text, count=1)
+    _refuse_errors(title, libsbml.readSBMLFromString(text))
+    return text
 
 
 def _checked_text(source: str | Path) -> tuple[str, str, tuple[str, ...]]:
@@ -102,9 +126,13 @@ def _sentence(error: libsbml.SBMLError) -> str:
     return f"line {error.getLine()}: {message} (libsbml {error.getErrorId()})"
 
 
+def _is_text(source: str | Path) -> bool:
+    return isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("<")
+
+
 def _source_text(source: str | Path) -> tuple[str, str]:
     """What the source is called, and its text."""
-    if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("<"):
+    if isinstance(source, str) and _is_text(source):
         title, text = "the SBML text", source.lstrip("\ufeff")
         _refuse_large(title, len(text))
         return title, text

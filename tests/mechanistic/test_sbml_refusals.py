@@ -38,7 +38,7 @@ def test_five_problems_are_listed_in_one_error():
         listed("Compartments", compartment("V", "2")),
         listed("Species", species("S", "V"), species("T", "V", 'initialAmount="1"')),
         listed("Parameters", parameter("p", "1", constant=False), parameter("q", constant=False), parameter("u")),
-        listed("Rules", f"<algebraicRule>{math(apply('minus', 'q', 'u'))}</algebraicRule>"),
+        listed("Rules", f"<algebraicRule>{math(apply('minus', apply('times', 'q', 'q'), 'u'))}</algebraicRule>"),
         listed(
             "Reactions",
             reaction("delayed", reference("S"), "", DELAY),
@@ -125,7 +125,7 @@ def test_fast_reactions_are_refused():
 
 
 def test_packages_that_change_the_meaning_are_refused_beside_everything_else():
-    package = 'xmlns:comp="http://www.sbml.org/sbml/level3/version1/comp/version1" comp:required="true"'
+    package = 'xmlns:multi="http://www.sbml.org/sbml/level3/version1/multi/version1" multi:required="true"'
     text = sbml(listed("Parameters", parameter("p", "1", constant=False)), listed("Events", event("e")), root=package)
     with pytest.raises(UnsupportedSBML) as refusal:
         read_sbml(text)
