@@ -87,9 +87,10 @@ class Hierarchy:
                 (Path(copies) / name).write_text(_HEAD + text, encoding="utf-8")
             trees = {name: libsbml.readSBMLFromFile(str(Path(copies) / name)) for name in reversed(self._texts)}
             for name, tree in trees.items():
-                # libsbml would flatten once more to check the result, which is checked later.
-                if _package(tree) is not None:
-                    _package(tree).setOverrideCompFlattening(True)
+                package = _package(tree)
+                if package is not None:
+                    # libsbml would flatten once more to check the result, which is checked later.
+                    package.setOverrideCompFlattening(True)
                 self._checks.tree(self._title if name == _MAIN else f"`{name}`", tree)
             main = trees[_MAIN]
             properties = libsbml.ConversionProperties()
@@ -171,8 +172,8 @@ class Hierarchy:
         name, identity = model
         tree = self._trees[name]
         package = _package(tree)
-        if package is not None and identity and package.getExternalModelDefinition(identity) is not None:
-            definition = package.getExternalModelDefinition(identity)
+        definition = None if package is None else package.getExternalModelDefinition(identity)
+        if identity and definition is not None:
             return None, [(definition.getSource().removeprefix("./"), definition.getModelRef())]
         found = tree.getModel()
         if identity and (found is None or found.getId() != identity):
@@ -190,8 +191,9 @@ def _package(tree: libsbml.SBMLDocument) -> libsbml.CompSBMLDocumentPlugin | Non
 
 def _external_definitions(tree: libsbml.SBMLDocument) -> list[libsbml.ExternalModelDefinition]:
     package = _package(tree)
-    count = 0 if package is None else package.getNumExternalModelDefinitions()
-    return [package.getExternalModelDefinition(i) for i in range(count)]
+    if package is None:
+        return []
+    return [package.getExternalModelDefinition(i) for i in range(package.getNumExternalModelDefinitions())]
 
 
 def _elements(model: libsbml.Model) -> int:

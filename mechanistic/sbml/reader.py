@@ -12,6 +12,7 @@ from mechanistic.errors import InvalidSBML, ModelError
 from mechanistic.model import KineticModel, Parameter, Reaction, State, symbol, time
 from mechanistic.sbml.annotation import read_annotation
 from mechanistic.sbml.declarations import Declarations, Quantity
+from mechanistic.sbml.derivatives import Derivatives, Equations
 from mechanistic.sbml.document import Document
 from mechanistic.sbml.findings import Findings
 from mechanistic.sbml.initial import at_start
@@ -56,6 +57,7 @@ class _Reader:
         ruled = {*self._assigned, *self._rates}
         self._reactions = reading.read(self._initial, ruled)
         self._local_parameters = reading.parameters
+        self._replace_rates_of()
 
     def model(self) -> KineticModel:
         """The model; raises when anything was found that stands in the way."""
@@ -130,6 +132,16 @@ class _Reader:
             elif rule.isRate():
                 rates[rule.getVariable()] = self._translated(rule, rule.getVariable(), "rate rule")
         return assigned, rates
+
+    def _replace_rates_of(self) -> None:
+        """Puts right-hand sides in place of the csymbol `rateOf`."""
+        still = {parameter.name for parameter in self._local_parameters}
+        equations = Equations(self._assigned, self._rates, self._reactions, still)
+        found = Derivatives(self._translator.rate_targets, self._declared, equations, self._findings)
+        self._initial = found.expressions(self._initial, "initial assignment")
+        self._assigned = found.expressions(self._assigned, "assignment rule")
+        self._rates = found.expressions(self._rates, "rate rule")
+        self._reactions = [found.reaction(reaction) for reaction in self._reactions]
 
     def _translated(self, item: libsbml.SBase, target: str, kind: str) -> Expr:
         return self._translator.expression(item.getMath(), self._declared.scope, f"{kind} of `{target}`")

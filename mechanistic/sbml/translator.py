@@ -64,7 +64,11 @@ class _Call:
 
 @final
 class Translator:
-    """Translates the mathematics of one file; problems are noted with the place where they stand."""
+    """Translates the mathematics of one file; problems are noted with the place where they stand.
+
+    Attributes:
+        rate_targets: the symbol that stands for a `rateOf` in what was translated, to what it is the rate of.
+    """
 
     def __init__(self, functions: Mapping[str, Function], findings: Findings) -> None:
         self._functions = functions
@@ -73,6 +77,8 @@ class Translator:
         self._nodes = 0
         self._results: dict[tuple[str, tuple[Basic, ...]], Basic] = {}
         self._extents = Extents()
+        self.rate_targets: dict[sympy.Symbol, Expr] = {}
+        self._rates: dict[Expr, sympy.Symbol] = {}
 
     def expression(self, node: libsbml.ASTNode | None, scope: Mapping[str, Basic], place: str) -> Expr:
         """The number that `node` stands for; `place` says in words where it was found."""
@@ -129,6 +135,8 @@ class Translator:
             return self._piecewise(node, call.deeper())
         if kind in (libsbml.AST_PLUS, libsbml.AST_MINUS):
             return self._sum(node, call.deeper())
+        if kind == libsbml.AST_FUNCTION_RATE_OF:
+            return self._rate_of(node, call)
         row = BY_NODE.get(kind)
         if row is None:
             return self._refuse(f"{_describe(node)} is not supported")
@@ -138,6 +146,17 @@ class Translator:
         if name not in scope:
             return self._invalid(f"`{name}` is not defined{nearest(name, scope)}")
         return scope[name]
+
+    def _rate_of(self, node: libsbml.ASTNode, call: _Call) -> Basic:
+        """A symbol in place of a rate of change, which is known once all equations have been read."""
+        children = tuple(_children(node))
+        if len(children) != 1 or children[0].getType() != libsbml.AST_NAME:
+            return self._invalid("rateOf takes one id")
+        target = number(self._named(children[0].getName(), call.scope))
+        if target not in self._rates:
+            self._rates[target] = Dummy("rateOf", real=True)
+            self.rate_targets[self._rates[target]] = target
+        return self._rates[target]
 
     def _row(self, row: Row, node: libsbml.ASTNode, call: _Call) -> Basic:
         count = node.getNumChildren()
@@ -222,7 +241,5 @@ def _describe(node: libsbml.ASTNode) -> str:
     kind = node.getType()
     if kind == libsbml.AST_FUNCTION_DELAY:
         return "delay()"
-    if kind == libsbml.AST_FUNCTION_RATE_OF:
-        return "rateOf()"
     name = node.getName() or node.getOperatorName()
     return f"`{name}`" if name else f"the MathML construct number {kind}"

@@ -24,7 +24,6 @@ from tests.mechanistic.sbml_text import (
 )
 
 DELAY = f'<apply><csymbol encoding="text" definitionURL="{SYMBOLS}/delay">d</csymbol>{term("p")}{term("1")}</apply>'
-RATE_OF = f'<apply><csymbol encoding="text" definitionURL="{SYMBOLS}/rateOf">r</csymbol>{term("S")}</apply>'
 
 
 def event(name: str) -> str:
@@ -70,7 +69,6 @@ def test_all_that_the_standard_forbids_is_listed_with_lines():
 @pytest.mark.parametrize(
     ("lists", "part"),
     [
-        ([listed("Parameters", parameter("a", constant=False)), listed("Rules", assigned("a", RATE_OF))], "rateOf"),
         ([listed("Parameters", parameter("a", "INF"))], "infinite"),
         (
             [

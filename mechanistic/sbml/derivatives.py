@@ -1,0 +1,132 @@
+"""The csymbol `rateOf`: derivatives in time that stand in mathematics, replaced by what the equations say they are.
+
+SBML Level 3 Version 2 Core, section 3.4.6. Hucka et al. (2019), doi:10.1515/jib-2019-0021.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from typing import final
+
+import sympy
+from sympy import Expr, Rational, Symbol
+
+from mechanistic.model import symbol
+from mechanistic.sbml.declarations import Declarations, Quantity
+from mechanistic.sbml.extent import Extents
+from mechanistic.sbml.findings import Findings
+from mechanistic.sbml.reactions import ReadReaction
+from mechanistic.sbml.translator import TERM_LIMIT
+
+
+@final
+@dataclass(frozen=True)
+class Equations:
+    """What decides how quantities move: rules by id, reactions, and names that never move."""
+
+    assigned: Mapping[str, Expr]
+    rates: Mapping[str, Expr]
+    reactions: Iterable[ReadReaction]
+    still: Collection[str]
+
+
+@final
+class Derivatives:
+    """What every `rateOf` of a file is replaced by."""
+
+    def __init__(
+        self, targets: Mapping[Symbol, Expr], declared: Declarations, equations: Equations, findings: Findings
+    ) -> None:
+        """Finds the right-hand side of each target.
+
+        Args:
+            targets: placeholder to what stands inside its `rateOf`, as `Translator.rate_targets` holds them.
+            declared: the quantities of the file.
+            equations: may hold placeholders themselves.
+            findings: where cycles, and targets that have no derivative, are noted.
+        """
+        self._targets = dict(targets)
+        self._declared, self._equations, self._findings = declared, equations, findings
+        self._by_meaning = {quantity.meaning: quantity for quantity in declared.quantities.values()}
+        self._extents = Extents()
+        self._found: dict[Symbol, Expr] = {}
+        self._resolve()
+
+    def expression(self, value: Expr, place: str) -> Expr:
+        """`value` with every placeholder replaced; `place` says in words where it stands."""
+        if not self._found or not value.free_symbols & self._found.keys():
+            return value
+        extent = self._extents.of(value)
+        if not extent.acceptable or extent.terms > TERM_LIMIT:
+            self._findings.unsupported(f"{place}: too large once the rateOf() in it is written out")
+            return sympy.S.Zero
+        return value.xreplace(self._found)
+
+    def expressions(self, values: Mapping[str, Expr], kind: str) -> dict[str, Expr]:
+        """`expression` for every value; the keys are ids."""
+        return {name: self.expression(value, f"{kind} of `{name}`") for name, value in values.items()}
+
+    def reaction(self, reaction: ReadReaction) -> ReadReaction:
+        """A reaction with every placeholder in its law and its factors replaced."""
+        place = f"reaction `{reaction.id}`"
+        changes: dict[Expr, dict[str, Rational]] = {}
+        for factor, net in reaction.changes.items():
+            merged = changes.setdefault(self.expression(factor, place), {})
+            for name, count in net.items():
+                merged[name] = merged.get(name, Rational(0)) + count
+        return replace(reaction, law=self.expression(reaction.law, place), changes=changes)
+
+    def _resolve(self) -> None:
+        """Right-hand sides in the order in which they need each other."""
+        direct: dict[Symbol, Expr] = {}
+        waiting = list(self._targets)
+        while waiting:
+            placeholder = waiting.pop()
+            if placeholder not in direct:
+                direct[placeholder] = self._derivative(self._targets[placeholder])
+                waiting += direct[placeholder].free_symbols & self._targets.keys()
+        needs = {placeholder: value.free_symbols & direct.keys() for placeholder, value in direct.items()}
+        try:
+            order = list(TopologicalSorter(needs).static_order())
+        except CycleError as error:
+            cycle = " -> ".join(f"rateOf({self._targets[each]})" for each in reversed(error.args[1]))
+            self._findings.invalid(f"rates of change depend on each other in a cycle: {cycle}")
+            self._found = dict.fromkeys(direct, sympy.S.Zero)
+            return
+        for placeholder in order:
+            value = self.expression(direct[placeholder], f"rateOf({self._targets[placeholder]})")
+            self._extents.define(placeholder, value)
+            self._found[placeholder] = value
+
+    def _derivative(self, target: Expr) -> Expr:
+        """d target / dt, where other derivatives may stay placeholders."""
+        quantity = self._by_meaning.get(target)
+        if quantity is None:
+            if target.is_Symbol and target.name in self._equations.still:
+                return sympy.S.Zero
+            return self._refuse(target, "it takes the id of a species, compartment, parameter or stoichiometry")
+        if quantity.id in self._equations.assigned:
+            return self._refuse(target, f"`{quantity.id}` is determined by a rule that states its value, not its rate")
+        if quantity.id in self._equations.rates:
+            return self._equations.rates[quantity.id]
+        amount = self._amount_rate(quantity)
+        if quantity.size is None:
+            return amount
+        if quantity.compartment in self._equations.assigned:
+            return self._refuse(target, f"the size of `{quantity.compartment}` is determined by a rule")
+        # d(n/V)/dt = (dn/dt)/V - (n/V)(dV/dt)/V
+        growth = self._equations.rates.get(quantity.compartment, sympy.S.Zero)
+        return amount / quantity.size - quantity.meaning * growth / quantity.size
+
+    def _amount_rate(self, quantity: Quantity) -> Expr:
+        terms = [
+            net[quantity.name] * factor * symbol(reaction.id)
+            for reaction in self._equations.reactions
+            for factor, net in reaction.changes.items()
+            if quantity.name in net
+        ]
+        return sympy.Add(*terms)
+
+    def _refuse(self, target: Expr, problem: str) -> Expr:
+        self._findings.unsupported(f"rateOf({target}): {problem}")
+        return sympy.S.Zero
