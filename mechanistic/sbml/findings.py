@@ -26,10 +26,11 @@ class Findings:
         """Raises what was found.
 
         Raises:
-            InvalidSBML: when anything is invalid.
+            InvalidSBML: when anything is invalid; what is not supported stands behind it.
             UnsupportedSBML: when everything is valid and something is not supported.
         """
         if self._invalid:
-            raise InvalidSBML(f"{self._title} is not valid SBML:", self._invalid)
+            beside = (f"{problem} (not supported)" for problem in self._unsupported)
+            raise InvalidSBML(f"{self._title} is not valid SBML:", [*self._invalid, *beside])
         if self._unsupported:
             raise UnsupportedSBML(f"{self._title} uses what is not supported:", self._unsupported)

@@ -4,6 +4,7 @@ import pytest
 
 from mechanistic.errors import InvalidSBML, UnsupportedSBML
 from mechanistic.sbml import read_sbml
+from mechanistic.sbml.findings import Findings
 from tests.mechanistic.sbml_text import (
     SYMBOLS,
     apply,
@@ -238,3 +239,12 @@ def test_a_file_that_is_not_text_is_invalid(tmp_path):
 def test_a_missing_file_is_missing():
     with pytest.raises(FileNotFoundError):
         read_sbml("there/is/no/such/file.xml")
+
+
+def test_what_is_not_supported_stands_behind_what_is_invalid():
+    findings = Findings("the text")
+    findings.unsupported("event `dose`")
+    findings.invalid("`x` is not defined")
+    with pytest.raises(InvalidSBML) as refusal:
+        findings.check()
+    assert refusal.value.problems == ("`x` is not defined", "event `dose` (not supported)")
