@@ -23,19 +23,19 @@ def _direct(model: libsbml.Model) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for i in range(model.getNumInitialAssignments()):
         assignment = model.getInitialAssignment(i)
-        found.setdefault(assignment.getSymbol(), set()).update(_names(assignment.getMath()))
+        found.setdefault(assignment.getSymbol(), set()).update(names_in(assignment.getMath()))
     for i in range(model.getNumRules()):
         rule = model.getRule(i)
         if rule.isAssignment():
-            found.setdefault(rule.getVariable(), set()).update(_names(rule.getMath()))
+            found.setdefault(rule.getVariable(), set()).update(names_in(rule.getMath()))
     for i in range(model.getNumReactions()):
         reaction = model.getReaction(i)
         if reaction.isSetKineticLaw():
-            found.setdefault(reaction.getId(), set()).update(_names(reaction.getKineticLaw().getMath()))
+            found.setdefault(reaction.getId(), set()).update(names_in(reaction.getKineticLaw().getMath()))
     return {name: used & found.keys() for name, used in found.items()}
 
 
-def _names(tree: libsbml.ASTNode | None) -> Iterator[str]:
+def names_in(tree: libsbml.ASTNode | None) -> Iterator[str]:
     stack = [] if tree is None else [tree]
     while stack:
         node = stack.pop()

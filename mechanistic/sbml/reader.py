@@ -10,6 +10,7 @@ from sympy import Expr
 
 from mechanistic.errors import InvalidSBML, ModelError
 from mechanistic.model import KineticModel, Parameter, Reaction, State, symbol, time
+from mechanistic.sbml.algebraic import AlgebraicRules
 from mechanistic.sbml.annotation import read_annotation
 from mechanistic.sbml.declarations import Declarations, Quantity
 from mechanistic.sbml.derivatives import Derivatives, Equations
@@ -54,8 +55,12 @@ class _Reader:
         self._initial = self._initial_assignments()
         self._assigned, self._rates = self._rules()
         reading = ReactionReader(self._model, self._declared, self._translator, self._findings)
-        ruled = {*self._assigned, *self._rates}
+        algebraic = AlgebraicRules(self._model, self._declared, self._translator, self._findings)
+        algebraic.match(self._initial, {*self._assigned, *self._rates})
+        ruled = {*self._assigned, *self._rates, *algebraic.determined}
         self._reactions = reading.read(self._initial, ruled)
+        self._assigned |= algebraic.solve(self._assigned, self._reactions)
+        self._initial = {name: value for name, value in self._initial.items() if name not in algebraic.determined}
         self._local_parameters = reading.parameters
         self._replace_rates_of()
 
@@ -113,9 +118,6 @@ class _Reader:
             self._findings.unsupported(f"package {namespace}")
         for i, event in enumerate(_each(self._model.getListOfEvents())):
             self._findings.unsupported(f"event {_label(event, i)}")
-        for i, rule in enumerate(_each(self._model.getListOfRules())):
-            if rule.isAlgebraic():
-                self._findings.unsupported(f"algebraic rule {_label(rule, i)}")
 
     def _initial_assignments(self) -> dict[str, Expr]:
         """Id to the value that an initial assignment gives to it."""
