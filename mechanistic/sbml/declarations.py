@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import libsbml
@@ -12,7 +12,7 @@ from sympy import Expr, Integer, Symbol
 from mechanistic.model import symbol
 from mechanistic.sbml.annotation import read_annotation
 from mechanistic.sbml.findings import Findings
-from mechanistic.sbml.mathematics import Untranslatable, literal
+from mechanistic.sbml.mathematics import Untranslatable, endless_number, literal
 from mechanistic.sbml.units import size_unit, substance_unit, unit_text
 
 
@@ -67,11 +67,13 @@ class Declarations:
         quantities: id to quantity.
         sized: ids of compartments with a size: species in them have a concentration.
         scope: id to what it stands for in mathematics.
+        endless: id of a parameter without a finite value to that value, an infinite one or NaN.
     """
 
     def __init__(self, model: libsbml.Model, findings: Findings) -> None:
         self._model = model
         self._findings = findings
+        self.endless: dict[str, float] = {}
         compartments = {c.getId(): self._compartment(c) for c in _each(model.getListOfCompartments())}
         points = {c.getId() for c in _each(model.getListOfCompartments()) if _is_point(c)}
         with_size = {c for c, quantity in compartments.items() if c not in points and not quantity.notes}
@@ -88,6 +90,16 @@ class Declarations:
         self.scope: dict[str, Expr] = {q.id: q.meaning for q in items}
         for reaction in _each(model.getListOfReactions()):
             self.scope[reaction.getId()] = symbol(reaction.getId())
+
+    def assign_endless(self, identity: str, tree: libsbml.ASTNode) -> bool:
+        """Gives a parameter the value of an initial assignment that is infinite or NaN, if this is one."""
+        quantity = self.quantities.get(identity)
+        value = endless_number(tree)
+        if quantity is None or quantity.kind != "parameter" or value is None:
+            return False
+        self.quantities[identity] = replace(quantity, value=None)
+        self.endless[identity] = value
+        return True
 
     def _compartment(self, compartment: libsbml.Compartment) -> Quantity:
         notes = read_annotation(compartment, "holder") or {}
@@ -120,7 +132,12 @@ class Declarations:
 
     def _parameter(self, parameter: libsbml.Parameter) -> Quantity:
         notes = read_annotation(parameter, "parameter") or {}
-        value = self._number(parameter, parameter.isSetValue(), parameter.getValue())
+        value = None
+        if parameter.isSetValue() and not math.isfinite(parameter.getValue()):
+            # All NaNs are the same object, so that parameters can be compared.
+            self.endless[parameter.getId()] = math.nan if math.isnan(parameter.getValue()) else parameter.getValue()
+        else:
+            value = self._number(parameter, parameter.isSetValue(), parameter.getValue())
         unit = notes.get("unit", unit_text(self._model, parameter.getUnits()))
         description = notes.get("description", _description(parameter))
         identity = parameter.getId()

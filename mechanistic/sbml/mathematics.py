@@ -271,6 +271,16 @@ def read_leaf(node: libsbml.ASTNode) -> Basic | None:
     return dict(CONSTANTS).get(kind)
 
 
+def endless_number(node: libsbml.ASTNode) -> float | None:
+    """The value of a tree that is nothing but an infinite number or NaN, with or without a sign; otherwise None."""
+    sign = 1.0
+    while node.getType() == libsbml.AST_MINUS and node.getNumChildren() == 1:
+        node, sign = node.getChild(0), -sign
+    if node.getType() != libsbml.AST_REAL or math.isfinite(node.getReal()):
+        return None
+    return math.nan if math.isnan(node.getReal()) else sign * float(node.getReal())
+
+
 def settled(value: Basic) -> Basic:
     """`value`, when it is not a constant outside the real numbers that doubles hold.
 

@@ -1,5 +1,6 @@
 """SBML files read into kinetic models: syntax trees to symbols, without formulae as text."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
@@ -84,7 +85,11 @@ class _Reader:
             for q in constants
             if q.kind == "stoichiometry" or not start.values[q.name].is_Number
         }
-        parameters = [self._parameter(q, start.values[q.name]) for q in constants if q.name not in fixed]
+        numbers = {q.name: start.values[q.name] for q in constants if q.name not in fixed}
+        endless = {
+            q.name for q in quantities if q.name in unset and q.id in self._declared.endless and self._is_idle(q)
+        }
+        parameters = [self._parameter(q, numbers.get(q.name)) for q in quantities if q.name in {*numbers, *endless}]
         observables, assignments = self._separate_observables({**fixed, **ruled})
         pieces: dict[str, Any] = {
             "states": [self._state(q, start.values[q.name]) for q in states],
@@ -104,13 +109,9 @@ class _Reader:
     def _functions(self) -> dict[str, Function]:
         found = {}
         for item in _each(self._model.getListOfFunctionDefinitions()):
-            body = item.getBody()
-            if body is None:
-                self._findings.unsupported(f"function definition `{item.getId()}`: it has no mathematics")
-                continue
             arguments = tuple(item.getArgument(i).getName() for i in range(item.getNumArguments()))
             known = (read_annotation(item, "function") or {}).get("name", "")
-            found[item.getId()] = Function(arguments, body, known)
+            found[item.getId()] = Function(arguments, item.getBody(), known)
         return found
 
     def _refuse_constructs(self) -> None:
@@ -121,14 +122,17 @@ class _Reader:
 
     def _initial_assignments(self) -> dict[str, Expr]:
         """Id to the value that an initial assignment gives to it."""
-        items = _each(self._model.getListOfInitialAssignments())
+        items = [item for item in _each(self._model.getListOfInitialAssignments()) if _has_mathematics(item)]
+        items = [item for item in items if not self._declared.assign_endless(item.getSymbol(), item.getMath())]
         return {item.getSymbol(): self._translated(item, item.getSymbol(), "initial assignment") for item in items}
 
     def _rules(self) -> tuple[dict[str, Expr], dict[str, Expr]]:
-        """Assignment rules and rate rules by id."""
+        """Assignment rules and rate rules by id; a rule without mathematics has no effect."""
         assigned: dict[str, Expr] = {}
         rates: dict[str, Expr] = {}
         for rule in _each(self._model.getListOfRules()):
+            if not _has_mathematics(rule):
+                continue
             if rule.isAssignment():
                 assigned[rule.getVariable()] = self._translated(rule, rule.getVariable(), "assignment rule")
             elif rule.isRate():
@@ -205,10 +209,15 @@ class _Reader:
             if quantity.name not in unset:
                 continue
             users = list(dict.fromkeys(place for place, e in needed if quantity.symbol in e.free_symbols))
+            infinite = not math.isnan(self._declared.endless.get(quantity.id, math.nan))
             if quantity.name in moving:
-                self._findings.unsupported(f"{quantity.kind} `{quantity.id}`: it has no initial value; give it one")
+                problem = "its initial value is infinite" if infinite else "it has no initial value; give it one"
+                self._findings.unsupported(f"{quantity.kind} `{quantity.id}`: {problem}")
             elif users:
-                self._findings.unsupported(f"{quantity.kind} `{quantity.id}`: no value, but used in {', '.join(users)}")
+                problem = "its value is infinite" if infinite else "no value"
+                self._findings.unsupported(
+                    f"{quantity.kind} `{quantity.id}`: {problem}, but used in {', '.join(users)}"
+                )
 
     # Parts of the model
 
@@ -230,8 +239,9 @@ class _Reader:
                 f"{self._title} is not valid:", [f"scale of `{quantity.id}`: {text!r} is no number"]
             ) from None
 
-    def _parameter(self, quantity: Quantity, value: Expr) -> Parameter:
-        number = float(value)
+    def _parameter(self, quantity: Quantity, value: Expr | None) -> Parameter:
+        """A parameter; without a value it is one that nothing uses, infinite or not a number."""
+        number = self._declared.endless[quantity.id] if value is None else float(value)
         written = self._model.getParameter(quantity.id)
         if number == 0 and written is not None and written.getValue() == 0:
             # The sign of a zero is part of what was written.
@@ -279,6 +289,11 @@ def _published(model: libsbml.Model) -> str:
         if term.getQualifierType() == libsbml.MODEL_QUALIFIER and term.getModelQualifierType() in kinds:
             links += [term.getResourceURI(j) for j in range(term.getNumResources())]
     return " ".join(links)
+
+
+def _has_mathematics(item: libsbml.SBase) -> bool:
+    """Whether an element has mathematics, which Level 3 Version 2 lets one leave out or leave empty."""
+    return item.isSetMath() and item.getMath().getType() != libsbml.AST_UNKNOWN
 
 
 def _label(item: libsbml.SBase, index: int) -> str:

@@ -10,6 +10,7 @@ from sympy import Basic, Dummy, Expr
 
 from mechanistic.errors import nearest
 from mechanistic.model import symbol, time
+from mechanistic.sbml.coverage import exhaustive
 from mechanistic.sbml.extent import Extents
 from mechanistic.sbml.findings import Findings
 from mechanistic.sbml.mathematics import (
@@ -42,10 +43,13 @@ _CANNOT_EVALUATE = (ArithmeticError, AttributeError, NotImplementedError, TypeEr
 @final
 @dataclass(frozen=True)
 class Function:
-    """A function definition of the file; `known` is the sympy function that it was written for, if any."""
+    """A function definition of the file; `known` is the sympy function that it was written for, if any.
+
+    `body` is None where the definition has no mathematics; it may stand in the file, but not be called.
+    """
 
     arguments: tuple[str, ...]
-    body: libsbml.ASTNode
+    body: libsbml.ASTNode | None
     known: str = ""
 
 
@@ -186,16 +190,21 @@ class Translator:
 
     def _piecewise(self, node: libsbml.ASTNode, call: _Call) -> Basic:
         values = [self._value(child, call) for child in _children(node)]
-        if len(values) % 2 == 0:
-            return self._refuse("piecewise has no value for the remaining case (no <otherwise>)")
         pieces = [(value, truth(condition)) for value, condition in zip(values[::2], values[1::2], strict=False)]
-        return select(pieces, values[-1])
+        if len(values) % 2:
+            return select(pieces, values[-1])
+        if not pieces or not exhaustive([condition for _, condition in pieces]):
+            return self._refuse("piecewise has no value for the remaining case (no <otherwise>)")
+        # Where no earlier condition holds, the last one does.
+        return select(pieces[:-1], pieces[-1][0])
 
     def _call(self, node: libsbml.ASTNode, call: _Call) -> Basic:
         name = node.getName()
         function = self._functions.get(name)
         if function is None:
             return self._invalid(f"the function `{name}` is not defined{nearest(name, self._functions)}")
+        if function.body is None:
+            return self._refuse(f"the function `{name}` is called, and its definition has no mathematics")
         if name in call.functions:
             return self._invalid(f"the function definition `{name}` calls itself")
         arguments = tuple(self._value(child, call.deeper()) for child in _children(node))

@@ -13,7 +13,7 @@ import libsbml
 from sympy import Basic, Expr, Integer, Rational
 
 from mechanistic.errors import ModelError
-from mechanistic.model import KineticModel, Parameter, Reaction, State, time
+from mechanistic.model import KineticModel, Parameter, Reaction, State, symbol, time
 from mechanistic.sbml.annotation import write_annotation
 from mechanistic.sbml.mathematics import (
     DEFINED,
@@ -28,6 +28,7 @@ from mechanistic.sbml.reactions import exact
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED = {"time", "avogadro", "delay", "rateof", "pi", "exponentiale", "true", "false", "infinity", "notanumber"}
+_SPECIAL = {"inf": "INF", "-inf": "-INF", "nan": "NaN"}
 _NUMBER = re.compile(rf'<cn\b[^>]*\bclass="{EXACT_CLASS}([^"]+)"[^>]*>.*?</cn>', re.DOTALL)
 _ELEMENT = re.compile(r'(<(?:parameter|species)\s[^>]*?\bid="([^"]+)"[^>]*?\s(?:value|initialAmount)=")[^"]*(")')
 
@@ -201,7 +202,10 @@ class _Writer:
         element = self._model.createParameter()
         element.setId(identity)
         element.setConstant(True)
-        if not _is_normal(parameter.value):
+        endless = not math.isfinite(parameter.value)
+        if endless and symbol(parameter.name) in self._source.used_symbols():
+            self._problems.append(f"parameter `{parameter.name}`: its value {parameter.value} is used and not finite")
+        elif not endless and not _is_normal(parameter.value):
             self._problems.append(f"parameter `{parameter.name}`: its value {parameter.value} is not a normal double")
         self._set_number(identity, element.setValue, parameter.value)
         notes = self._notes(parameter.name, unit=parameter.unit, description=parameter.description)
@@ -259,7 +263,7 @@ class _Writer:
 
     def _set_number(self, identity: str, setter: object, value: float) -> None:
         setter(value)  # type: ignore[operator]
-        self._exact_values[identity] = repr(value)
+        self._exact_values[identity] = repr(value) if math.isfinite(value) else _SPECIAL[str(value)]
 
     def _set_math(self, element: libsbml.SBase, value: Basic, place: str) -> None:
         try:

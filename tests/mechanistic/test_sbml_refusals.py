@@ -70,7 +70,17 @@ def test_all_that_the_standard_forbids_is_listed_with_lines():
 @pytest.mark.parametrize(
     ("lists", "part"),
     [
-        ([listed("Parameters", parameter("a", "INF"))], "infinite"),
+        (
+            [
+                listed("Parameters", parameter("a", "INF"), parameter("b")),
+                listed("InitialAssignments", initially("b", "a")),
+            ],
+            "`a`: its value is infinite, but used in `b`",
+        ),
+        (
+            [listed("Parameters", parameter("a", "INF", constant=False)), listed("Rules", rate("a", "1"))],
+            "`a`: its initial value is infinite",
+        ),
         (
             [
                 listed("Parameters", parameter("a", "NaN"), parameter("b")),
@@ -81,10 +91,11 @@ def test_all_that_the_standard_forbids_is_listed_with_lines():
         ([listed("Parameters", parameter("a", constant=False)), listed("Rules", rate("a", "1"))], "`a`"),
         (
             [
-                listed("Parameters", parameter("a", constant=False)),
-                '<listOfRules><rateRule variable="a"/></listOfRules>',
+                listed("Parameters", parameter("a", constant=False), parameter("b")),
+                listed("InitialAssignments", initially("b", "a")),
+                '<listOfRules><assignmentRule variable="a"/></listOfRules>',
             ],
-            "`a`",
+            "`a`: no value, but used in `b`",
         ),
     ],
 )
