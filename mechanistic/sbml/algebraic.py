@@ -16,7 +16,7 @@ from sympy import Dummy, Expr, Symbol
 from mechanistic.model import symbol
 from mechanistic.sbml.declarations import Declarations, Quantity
 from mechanistic.sbml.dependencies import names_in
-from mechanistic.sbml.elimination import solve_linear, solve_one
+from mechanistic.sbml.elimination import solve_linear, solve_one, with_exact_numbers
 from mechanistic.sbml.extent import Extents
 from mechanistic.sbml.findings import Findings
 from mechanistic.sbml.reactions import ReadReaction
@@ -49,6 +49,7 @@ class AlgebraicRules:
             _Rule(label, tree, translator.expression(tree, declared.scope, label)) for label, tree in _algebraic(model)
         ]
         self.determined: dict[str, int] = {}
+        self._given: set[str] = set()
 
     def match(self, given: Collection[str], ruled: Collection[str]) -> None:
         """Finds the quantity that each rule determines; what is not certain is noted as not supported.
@@ -57,6 +58,7 @@ class AlgebraicRules:
             given: ids of quantities with an initial assignment.
             ruled: ids of quantities with an assignment rule or a rate rule.
         """
+        self._given = set(given)
         quantities = self._declared.quantities
         mentioned = [set(names_in(rule.tree)) & quantities.keys() for rule in self._rules]
         moved = self._moved()
@@ -145,18 +147,28 @@ class AlgebraicRules:
             found[key] = value if size is None else value * sizes.get(size, size)
         return found
 
+    def _constants(self, symbols: Collection[Symbol]) -> dict[Expr, Expr]:
+        """The symbols whose values never change, and are numbers of the file."""
+        found: dict[Expr, Expr] = {}
+        for quantity in self._declared.quantities.values():
+            value = quantity.value
+            if quantity.symbol not in symbols or value is None or not value.is_Number or quantity.id in self._given:
+                continue
+            if self._model.getElementBySId(quantity.id).getConstant():
+                found[quantity.symbol] = with_exact_numbers(value)
+        return found
+
     def _solution(
         self, wanted: Sequence[str], residuals: Sequence[Expr], unknowns: Sequence[Symbol]
     ) -> dict[Symbol, Expr]:
         """The unknowns of a block; empty when there is no formula for them."""
-        if len(unknowns) == 1:
-            value = solve_one(residuals[0], unknowns[0])
-            solution = None if value is None else {unknowns[0]: value}
-        else:
-            solution = solve_linear(residuals, unknowns)
         extents = Extents()
+        solution = _solved(residuals, unknowns)
         if solution is not None and all(extents.of(value).acceptable for value in solution.values()):
-            return solution
+            # A factor may vanish for the very constants of the file, which the formula need not show: (k - 1) x = 0.
+            constants = self._constants(set().union(*(residual.free_symbols for residual in residuals)))
+            if _solved([with_exact_numbers(residual).xreplace(constants) for residual in residuals], unknowns):
+                return solution
         labels = [self._rules[self.determined[name]].label for name in wanted]
         together = f" together with {_listed(labels[1:], '')}" if len(labels) > 1 else ""
         self._findings.unsupported(
@@ -164,6 +176,13 @@ class AlgebraicRules:
             " solution; write an assignment rule instead"
         )
         return {}
+
+
+def _solved(residuals: Sequence[Expr], unknowns: Sequence[Symbol]) -> dict[Symbol, Expr] | None:
+    if len(unknowns) > 1:
+        return solve_linear(residuals, unknowns)
+    value = solve_one(residuals[0], unknowns[0])
+    return None if value is None else {unknowns[0]: value}
 
 
 def _algebraic(model: libsbml.Model) -> Iterable[tuple[str, libsbml.ASTNode]]:

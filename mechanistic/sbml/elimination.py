@@ -59,7 +59,7 @@ def solve_linear(expressions: Sequence[Expr], unknowns: Sequence[Symbol]) -> dic
     """
     rows: list[Linear] = []
     for expression in expressions:
-        parts = linear_parts(_rational(expression), unknowns)
+        parts = linear_parts(with_exact_numbers(expression), unknowns)
         if parts is None:
             return None
         rows.append(parts)
@@ -118,6 +118,11 @@ def may_vanish(factor: Expr) -> bool:
     return any(branch.has(Piecewise) or _is_zero(branch) for branch in branches)
 
 
+def with_exact_numbers(expression: Expr) -> Expr:
+    """`expression` with the shortest decimals of its doubles as exact numbers, so that what cancels is zero."""
+    return expression.xreplace({value: exact(float(value)) for value in expression.atoms(Float)})
+
+
 def _is_short(value: Expr) -> bool:
     """Whether `value` is of a size that people could write, unlike what elimination makes of many unlike factors."""
     return Extents().of(value).terms <= TERM_LIMIT
@@ -129,7 +134,7 @@ def _is_zero(factor: Expr) -> bool:
         return any(_is_zero(part) for part in factor.args)
     if factor.is_Number:
         return bool(factor == 0)
-    factor = _rational(factor)
+    factor = with_exact_numbers(factor)
     names = sorted(factor.free_symbols, key=lambda item: item.name)
     for base in _BASES:
         # Values below 1, since towers of powers of larger ones would have astronomically many digits.
@@ -143,11 +148,6 @@ def _is_zero(factor: Expr) -> bool:
         except (ArithmeticError, TypeError, ValueError):
             continue
     return True
-
-
-def _rational(expression: Expr) -> Expr:
-    """`expression` with the shortest decimals of its doubles as exact numbers, so that what cancels is zero."""
-    return expression.xreplace({value: exact(float(value)) for value in expression.atoms(Float)})
 
 
 def _quotient(value: Expr, factor: Expr) -> Expr:

@@ -312,6 +312,8 @@ SQUARE = zero(apply("minus", apply("times", "x", "x"), "1"), "square")
 EXPONENTIAL = zero(apply("minus", apply("exp", "x"), "1"))
 EITHER = zero(apply("minus", "x", "y"), "either")
 ONE, TWO = zero(apply("minus", apply("times", "x", "y"), "1"), "one"), zero(apply("minus", "x", "y"), "two")
+SINGULAR = zero(apply("times", apply("minus", "k", "1"), "x"))
+CANCELLING = zero(apply("times", apply("minus", apply("plus", "k", "l"), "0.3"), "x"))
 IDLE = zero(apply("times", apply("minus", "y", "y"), "x"))
 
 
@@ -323,6 +325,8 @@ IDLE = zero(apply("times", apply("minus", "y", "y"), "x"))
         ([EITHER], [variable("x", "1"), variable("y", "1")], "`either`: it may determine any of `x`, `y`"),
         ([EITHER], [variable("x"), variable("y")], "`either`: it may determine any of `x`, `y`"),
         ([ONE, TWO], [variable("x"), variable("y")], "`one` together with algebraic rule `two`.*`x`, `y`"),
+        ([SINGULAR], [variable("x"), parameter("k", "1")], "cannot be solved for `x`"),
+        ([CANCELLING], [variable("x"), parameter("k", "0.1"), parameter("l", "0.2")], "cannot be solved for `x`"),
         ([IDLE], [variable("x"), parameter("y", "1")], "cannot be solved for `x`"),
     ],
 )
