@@ -8,14 +8,50 @@ PAIR_LIMIT = 40_000
 """Most pairs of dependent quantities; libsbml's search for cycles takes a few seconds for these, and hours for more."""
 
 
+RATE_PAIR_LIMIT = 1000
+"""The same for quantities whose rates ask for each other's rates; libsbml's search takes a second for these."""
+
+
 def too_dependent(model: libsbml.Model) -> bool:
-    """Whether rules, initial assignments and kinetic laws depend on each other through more than `PAIR_LIMIT` pairs."""
-    needs = _direct(model)
+    """Whether rules, initial assignments and kinetic laws depend on each other through more pairs than is allowed."""
+    return _exceeds(_direct(model), PAIR_LIMIT) or _exceeds(_asking(model), RATE_PAIR_LIMIT)
+
+
+def _exceeds(needs: Mapping[str, set[str]], limit: int) -> bool:
     pairs = 0
     for name in needs:
-        pairs += _reachable(name, needs, PAIR_LIMIT - pairs)
-        if pairs > PAIR_LIMIT:
+        pairs += _reachable(name, needs, limit - pairs)
+        if pairs > limit:
             return True
+    return False
+
+
+def _asking(model: libsbml.Model) -> dict[str, set[str]]:
+    """What moves by mathematics with a `rateOf` in it, and what of the same kind it mentions."""
+    found: dict[str, set[str]] = {}
+    for i in range(model.getNumRules()):
+        rule = model.getRule(i)
+        if _asks(rule.getMath()):
+            found.setdefault(rule.getVariable(), set()).update(names_in(rule.getMath()))
+    for i in range(model.getNumReactions()):
+        reaction = model.getReaction(i)
+        law = reaction.getKineticLaw().getMath() if reaction.isSetKineticLaw() else None
+        if _asks(law):
+            names = set(names_in(law))
+            items = (reaction.getListOfReactants(), reaction.getListOfProducts())
+            moved = [each.get(j).getSpecies() for each in items for j in range(each.size())]
+            for name in (reaction.getId(), *moved):
+                found.setdefault(name, set()).update(names)
+    return {name: used & found.keys() for name, used in found.items()}
+
+
+def _asks(tree: libsbml.ASTNode | None) -> bool:
+    stack = [] if tree is None else [tree]
+    while stack:
+        node = stack.pop()
+        if node.getType() == libsbml.AST_FUNCTION_RATE_OF:
+            return True
+        stack += [node.getChild(i) for i in range(node.getNumChildren())]
     return False
 
 

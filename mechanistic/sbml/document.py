@@ -9,7 +9,7 @@ from xml.parsers import expat
 import libsbml
 
 from mechanistic.errors import InvalidSBML, UnsupportedSBML
-from mechanistic.sbml.dependencies import PAIR_LIMIT, too_dependent
+from mechanistic.sbml.dependencies import PAIR_LIMIT, RATE_PAIR_LIMIT, too_dependent
 from mechanistic.sbml.hierarchy import NAMESPACE_PART, Checks, Hierarchy
 
 SIZE_LIMIT = 50_000_000
@@ -61,8 +61,14 @@ class Document:
         self.model = self.tree.getModel()
         if self.model is None:
             raise InvalidSBML(f"{self.title} cannot be read:", ["the file holds no model"])
-        if not self.required_packages:
+        try:
             _refuse_invalid(self.title, self.tree)
+        except InvalidSBML:
+            if self.required_packages:
+                # What seems wrong may have its meaning in the package.
+                packages = [f"package {namespace}" for namespace in self.required_packages]
+                raise UnsupportedSBML(f"{self.title} uses what is not supported:", packages) from None
+            raise
 
     def _raise_level(self) -> None:
         """Level 1 is read through libsbml's own conversion, which keeps the meaning."""
@@ -80,7 +86,8 @@ def _refuse_invalid(title: str, tree: libsbml.SBMLDocument) -> None:
     )
     for model in (tree.getModel(), *definitions):
         if model is not None and too_dependent(model):
-            problem = f"rules and assignments depend on each other through more than {PAIR_LIMIT} pairs of quantities"
+            limits = f"{PAIR_LIMIT} pairs of quantities ({RATE_PAIR_LIMIT} where rates ask for rates)"
+            problem = f"rules and assignments depend on each other through more than {limits}"
             raise UnsupportedSBML(f"{title} uses what is not supported:", [problem])
     for category in _UNCHECKED:
         tree.setConsistencyChecks(category, False)

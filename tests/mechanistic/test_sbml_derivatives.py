@@ -203,3 +203,15 @@ def test_rates_that_double_forty_times_are_refused():
     text = sbml(listed("Parameters", *(parameter(n, "1", constant=False) for n in names)), listed("Rules", *rules))
     with pytest.raises(UnsupportedSBML, match="too large"):
         read_sbml(text)
+
+
+def test_a_long_chain_of_rates_is_refused_before_libsbml_searches_it_for_cycles():
+    names = [f"x{i}" for i in range(200)]
+    rules = [rate("x0", "1"), *(rate(f"x{i}", rate_of(f"x{i - 1}")) for i in range(1, 200))]
+    text = sbml(listed("Parameters", *(parameter(n, "1", constant=False) for n in names)), listed("Rules", *rules))
+    with pytest.raises(UnsupportedSBML, match="pairs"):
+        read_sbml(text)
+    short = sbml(
+        listed("Parameters", *(parameter(n, "1", constant=False) for n in names)), listed("Rules", *rules[:40])
+    )
+    assert read_sbml(short).derivatives()["x39"] == 1

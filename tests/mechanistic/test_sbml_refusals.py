@@ -142,6 +142,12 @@ def test_packages_that_change_the_meaning_are_refused_beside_everything_else():
     assert [problem.split()[0] for problem in refusal.value.problems] == ["package", "event"]
 
 
+def test_what_is_undefined_beside_an_unsupported_package_is_no_crash():
+    package = 'xmlns:multi="http://www.sbml.org/sbml/level3/version1/multi/version1" multi:required="true"'
+    with pytest.raises(UnsupportedSBML, match="package"):
+        read_sbml(sbml(listed("Reactions", reaction("J", reference("S"), "", "1")), root=package))
+
+
 def test_packages_of_pictures_are_ignored():
     package = 'xmlns:layout="http://www.sbml.org/sbml/level3/version1/layout/version1" layout:required="false"'
     assert read_sbml(sbml(listed("Parameters", parameter("p", "1")), root=package)).parameter_names == ("p",)
