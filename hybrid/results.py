@@ -358,6 +358,7 @@ def residual_flux(fit: Fit, cohort: Cohort, times: Sequence[float]) -> "xr.Datas
 
     Raises:
         TypeError: for a fit without learned fluxes.
+        SolveError: for times before the start of a subject.
     """
     field = fit.simulator.field
     if not isinstance(field, HybridField) or not field.flux_names:
@@ -365,7 +366,7 @@ def residual_flux(fit: Fit, cohort: Cohort, times: Sequence[float]) -> "xr.Datas
     with torch.no_grad():
         p = fit.individual_parameters(cohort)
         grid = torch.as_tensor(times, dtype=torch.float64)
-        solution = simulate(field, grid, p, cohort.schedule, start=cohort.start.clamp(max=float(grid[0])))
+        solution = simulate(field, grid, p, cohort.schedule, start=cohort.start)
         wide = p.unsqueeze(1).expand(-1, len(grid), -1)
         flux = field.residual(solution.times, solution.states, wide)
     data = solution.dataset(cohort.ids)

@@ -19,6 +19,7 @@ from hybrid.population import Population
 from hybrid.results import Fit, FitOptions, compare, residual_flux, rmse
 from hybrid.simulator import Simulator
 from mechanistic.compile import RateField
+from mechanistic.errors import SolveError
 from mechanistic.solve import Tsit5
 from neural.networks import mlp
 from tests.hybrid.problems import ONE, cohort, observed, randomise
@@ -129,6 +130,8 @@ def test_learned_fluxes_are_those_of_the_field_on_the_fitted_trajectories(fits):
     assert float(np.abs(data["flux"]).max()) > 0
     with pytest.raises(TypeError, match="no learned flux"):
         residual_flux(fits["mechanism"], found.cohort, times)
+    with pytest.raises(SolveError, match="come before `start`"):
+        residual_flux(found, found.cohort, [-0.5, 2.0])
 
 
 def test_a_fit_shows_its_numbers_as_text_and_html(fits):
