@@ -12,7 +12,7 @@ from mechanistic.errors import (
     UnsupportedSBML,
 )
 from mechanistic.field import AbstractVectorField, Linearisation
-from mechanistic.model import FrozenMap, KineticModel, Parameter, Reaction, State, symbol, time
+from mechanistic.model import Event, FrozenMap, KineticModel, Parameter, Reaction, State, delay, symbol, time
 from mechanistic.sbml import read_antimony, read_sbml, write_sbml
 from mechanistic.schedule import Schedule
 from mechanistic.simulate import simulate
@@ -22,6 +22,7 @@ __all__ = [
     "AbstractVectorField",
     "Auto",
     "ConservedTotal",
+    "Event",
     "FrozenMap",
     "InvalidSBML",
     "KineticModel",
@@ -45,6 +46,7 @@ __all__ = [
     "UnsupportedSBML",
     "check_positivity",
     "conserved_totals",
+    "delay",
     "library",
     "plots",
     "read_antimony",

@@ -10,14 +10,15 @@ rules. Nothing here computes numbers; `mechanistic.RateField` compiles a model t
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar, final
 
 import sympy
-from sympy import Basic, Expr, Rational, Symbol
+from sympy import Basic, Expr, Function, Rational, Symbol
 from sympy.core.function import AppliedUndef
+from sympy.logic.boolalg import Boolean
 
 from mechanistic.errors import ModelError, nearest
 
@@ -58,12 +59,41 @@ def canonical(expression: Any) -> Expr:
         converted = None
     if not isinstance(converted, Expr) or converted.is_Matrix:
         raise TypeError(f"expected a number or a sympy expression; got {expression!r}")
-    strangers = {
+    return converted.xreplace(_strangers(converted))
+
+
+def condition(statement: Any) -> Boolean:
+    """`statement` as a sympy truth value over canonical symbols; see `canonical`.
+
+    Raises:
+        TypeError: for text and numbers.
+    """
+    converted = None if isinstance(statement, str) else sympy.sympify(statement, strict=True)
+    if not isinstance(converted, Boolean) or isinstance(converted, Symbol):
+        raise TypeError(f"expected a condition such as `symbol('x') > 1`; got {statement!r}")
+    return converted.xreplace(_strangers(converted))
+
+
+def _strangers(expression: Basic) -> dict[Symbol, Symbol]:
+    """Symbols that are not canonical to those that are."""
+    return {
         atom: symbol(atom.name)
-        for atom in converted.free_symbols
+        for atom in expression.free_symbols
         if not isinstance(atom, TimeSymbol) and atom != symbol(atom.name)
     }
-    return converted.xreplace(strangers) if strangers else converted
+
+
+@final
+class delay(Function):  # noqa: N801 - sympy's functions are lower-case classes
+    """`delay(expression, lag)`: the value that `expression` had `lag` ago; before the start, the value at the start."""
+
+    nargs = 2
+    is_real = True
+
+    @classmethod
+    def eval(cls, expression: Expr, lag: Expr) -> Expr | None:
+        """Without a lag, and of a number, it is the expression itself."""
+        return expression if lag.is_zero or expression.is_number else None
 
 
 @final
@@ -140,6 +170,7 @@ class Reaction:
         name: unique in the model.
         stoichiometry: state name to exact net coefficient; written `"2 A + B -> C"` or as a mapping.
         rate: expression; amount per time when the coefficients are counts.
+        fast: whether the reaction is always at equilibrium, `rate = 0`, on the time scale of the others.
 
     Raises:
         ModelError: for an equation that cannot be read, and for coefficients that are not finite numbers.
@@ -148,8 +179,9 @@ class Reaction:
     name: str
     stoichiometry: FrozenMap[Rational]
     rate: Expr
+    fast: bool
 
-    def __init__(self, name: str, stoichiometry: str | Mapping[str, Any], rate: Any) -> None:
+    def __init__(self, name: str, stoichiometry: str | Mapping[str, Any], rate: Any, fast: bool = False) -> None:
         net = parse_equation(stoichiometry) if isinstance(stoichiometry, str) else stoichiometry
         exact = {state: sympy.nsimplify(value, rational=True) for state, value in net.items()}
         problems = [f"`{s}`: expected a finite number; got {net[s]}" for s, c in exact.items() if not c.is_Rational]
@@ -158,6 +190,7 @@ class Reaction:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "stoichiometry", FrozenMap({s: c for s, c in exact.items() if c != 0}))
         object.__setattr__(self, "rate", canonical(rate))
+        object.__setattr__(self, "fast", bool(fast))
 
     @property
     def equation(self) -> str:
@@ -203,6 +236,63 @@ def format_equation(stoichiometry: Mapping[str, Rational]) -> str:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens at the moment when a condition becomes true: states jump.
+
+    The meaning is that of SBML Level 3 (section 4.11). At the moment when `trigger` goes from false to true the event
+    is triggered; after `delay` it is executed, and every state in `assignments` takes its new value at once. Of events
+    due at one moment the one with the highest priority goes first; each may trigger or, where `persistent` is false,
+    call off others.
+
+    Attributes:
+        name: unique in the model.
+        trigger: condition over states, parameters, assignments and time.
+        assignments: state name to its value (an amount, like the state) right after the event.
+        delay: time from trigger to execution, not negative.
+        priority: of events due at one moment, the one with the highest goes first; None comes last.
+        persistent: whether it is executed even if the trigger has become false in the meantime.
+        initially: the value that the trigger is taken to have just before the start; with False, an event whose
+            trigger holds at the start is triggered there.
+        values_at_trigger: whether the new values are computed when it is triggered, not when it is executed.
+    """
+
+    name: str
+    trigger: Boolean
+    assignments: Mapping[str, Expr]
+    delay: Expr = sympy.S.Zero
+    priority: Expr | None = None
+    persistent: bool = True
+    initially: bool = True
+    values_at_trigger: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trigger", condition(self.trigger))
+        assignments = FrozenMap({name: canonical(value) for name, value in self.assignments.items()})
+        object.__setattr__(self, "assignments", assignments)
+        object.__setattr__(self, "delay", canonical(self.delay))
+        if self.priority is not None:
+            object.__setattr__(self, "priority", canonical(self.priority))
+
+    def expressions(self) -> dict[str, Basic]:
+        """Which part of the event, in words, to its expression."""
+        parts: dict[str, Basic] = {"trigger": self.trigger, "delay": self.delay}
+        if self.priority is not None:
+            parts["priority"] = self.priority
+        return parts | {f"assignment to `{name}`": value for name, value in self.assignments.items()}
+
+    def rewritten(self, change: Callable[[Any], Any]) -> "Event":
+        """The same event with `change` applied to each of its expressions."""
+        return replace(
+            self,
+            trigger=change(self.trigger),
+            assignments={name: change(value) for name, value in self.assignments.items()},
+            delay=change(self.delay),
+            priority=None if self.priority is None else change(self.priority),
+        )
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class KineticModel:
     """A model of reactions and rate rules as immutable symbols; equal and hashed by content, order included.
@@ -215,6 +305,10 @@ class KineticModel:
         rates: rate rules, state name to expression; such a state takes part in no reaction.
         assignments: name to expression; stored in dependence order.
         observables: name to expression: what a measurement or a user looks at, for instance a concentration.
+        events: what happens when a condition becomes true.
+        algebraic: state name to an expression that is zero at all times and determines the state, together with the
+            others: an index-1 differential-algebraic system. Such a state takes part in no reaction and has no rate
+            rule; its initial value is where the search for a consistent one begins.
         source: where the model was published (authors, year, DOI), or an empty string.
         time_unit: unit of time, as text.
 
@@ -229,13 +323,15 @@ class KineticModel:
     rates: Mapping[str, Expr] = field(default_factory=FrozenMap)
     assignments: Mapping[str, Expr] = field(default_factory=FrozenMap)
     observables: Mapping[str, Expr] = field(default_factory=FrozenMap)
+    events: tuple[Event, ...] = ()
+    algebraic: Mapping[str, Expr] = field(default_factory=FrozenMap)
     source: str = ""
     time_unit: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("states", "parameters", "reactions"):
+        for name in ("states", "parameters", "reactions", "events"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("rates", "assignments", "observables"):
+        for name in ("rates", "assignments", "observables", "algebraic"):
             items = {key: canonical(value) for key, value in getattr(self, name).items()}
             object.__setattr__(self, name, FrozenMap(items))
         problems = _problems(self)
@@ -349,10 +445,12 @@ class KineticModel:
                 *self.parameters,
                 Parameter(name, self._number(target, self.nominal() | self.initial_values()), unit),
             ),
-            reactions=tuple(Reaction(r.name, r.stoichiometry, swap(r.rate)) for r in self.reactions),
+            reactions=tuple(Reaction(r.name, r.stoichiometry, swap(r.rate), r.fast) for r in self.reactions),
             rates={k: swap(v) for k, v in self.rates.items()},
             assignments={k: swap(v) for k, v in self.assignments.items()},
             observables={k: swap(v) for k, v in self.observables.items()},
+            events=tuple(event.rewritten(swap) for event in self.events),
+            algebraic={k: swap(v) for k, v in self.algebraic.items()},
         )
         if replacement not in changed.used_symbols():
             raise ModelError(f"`{name}` cannot be promoted:", [f"the expression {target} does not occur in the model"])
@@ -360,14 +458,15 @@ class KineticModel:
 
     def used_symbols(self) -> set[Symbol]:
         """Every symbol that some expression of the model mentions."""
-        return set().union(*(e.free_symbols for e in self._expressions().values()))
+        return set().union(*(e.free_symbols for e in self.expressions().values()))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content, for caches and saved results."""
         text = repr((self.name, self.states, self.parameters, self.reactions, self.rates, self.assignments))
+        text += repr((self.events, self.algebraic)) if self.events or self.algebraic else ""
         shown = repr((self.observables, self.source, self.time_unit))
-        expressions = {place: sympy.srepr(e) for place, e in self._expressions().items()}
+        expressions = {place: sympy.srepr(e) for place, e in self.expressions().items()}
         return hashlib.sha256(f"{text}{shown}{expressions}".encode()).hexdigest()
 
     @cached_property
@@ -398,18 +497,21 @@ class KineticModel:
         at: dict[Basic, Any] = {symbol(name): sympy.Float(value, 30) for name, value in values.items()}
         return float(self.expand(expression).xreplace(at | {time: sympy.S.Zero}).evalf(30))
 
-    def _expressions(self) -> dict[str, Expr]:
+    def expressions(self) -> dict[str, Basic]:
         """Where each expression stands, in words, to the expression."""
         return dict(_placed_expressions(self))
 
 
-def _placed_expressions(model: KineticModel) -> Iterator[tuple[str, Expr]]:
+def _placed_expressions(model: KineticModel) -> Iterator[tuple[str, Basic]]:
     """Every expression with its place; places repeat in a model that gives one name twice."""
     yield from ((f"initial value of `{state.name}`", state.initial) for state in model.states)
     yield from ((f"rate of reaction `{reaction.name}`", reaction.rate) for reaction in model.reactions)
     yield from ((f"rate rule of `{name}`", value) for name, value in model.rates.items())
     yield from ((f"assignment `{name}`", value) for name, value in model.assignments.items())
     yield from ((f"observable `{name}`", value) for name, value in model.observables.items())
+    yield from ((f"algebraic equation of `{name}`", value) for name, value in model.algebraic.items())
+    for event in model.events:
+        yield from ((f"{part} of event `{event.name}`", value) for part, value in event.expressions().items())
 
 
 def _problems(model: KineticModel) -> list[str]:
@@ -420,6 +522,7 @@ def _name_problems(model: KineticModel) -> list[str]:
     quantities = [*model.state_names, *model.parameter_names, *model.assignments]
     problems = [f"`{name}` names more than one quantity" for name in sorted(_doubled(quantities))]
     problems += [f"`{name}` names more than one reaction" for name in sorted(_doubled(model.reaction_names))]
+    problems += [f"`{name}` names more than one event" for name in sorted(_doubled(e.name for e in model.events))]
     problems += [f"observable `{n}` has the name of a quantity" for n in model.observables if n in set(quantities)]
     problems += [f"{name!r} is not a name" for name in quantities if not name.strip()]
     return problems
@@ -453,6 +556,17 @@ def _rule_problems(model: KineticModel) -> list[str]:
                 problems.append(f"reaction `{reaction.name}`: `{moved}` is not a state{nearest(moved, states)}")
             elif moved in model.rates:
                 problems.append(f"reaction `{reaction.name}`: `{moved}` already has a rate rule")
+            elif moved in model.algebraic:
+                problems.append(f"reaction `{reaction.name}`: `{moved}` is determined by an algebraic equation")
+    for name in model.algebraic:
+        if name not in states:
+            problems.append(f"algebraic equation of `{name}`: not a state{nearest(name, states)}")
+        elif name in model.rates:
+            problems.append(f"algebraic equation of `{name}`: it already has a rate rule")
+    for event in model.events:
+        for name in event.assignments:
+            if name not in states:
+                problems.append(f"event `{event.name}`: `{name}` is not a state{nearest(name, states)}")
     cycle = _cycle(model.assignments)
     if cycle:
         return [*problems, f"the assignments form a cycle: {' -> '.join(cycle)}"]

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from mechanistic.compile.families import Expressions, Layout, Tables, assignment_layers, moving_assignments
 from mechanistic.conservation import conserved_totals
+from mechanistic.errors import ModelError
 from mechanistic.field import AbstractVectorField, Linearisation
-from mechanistic.model import KineticModel, time
+from mechanistic.model import KineticModel, delay, time
 
 DENSE_SCATTER = 20_000
 """Entries × targets up to which a scatter is cheaper as one dense matrix product."""
@@ -28,6 +29,7 @@ class RateField(AbstractVectorField):
 
     def __init__(self, model: KineticModel) -> None:
         super().__init__()
+        _refuse(model)
         self.model = model
         self.state_names = model.state_names
         self.parameter_names = model.parameter_names
@@ -188,6 +190,18 @@ def _accumulate(slope: Tensor, upstream: Tensor, links: Tensor, size: int) -> Te
     with_one = torch.cat([upstream, upstream.new_ones((*upstream.shape[:-1], 1))], dim=-1)
     products = slope.index_select(-1, source) * with_one.index_select(-1, through % with_one.shape[-1])
     return slope.new_zeros((*slope.shape[:-1], size)).index_add(-1, target, products)
+
+
+def _refuse(model: KineticModel) -> None:
+    present = {
+        "events": bool(model.events),
+        "algebraic equations": bool(model.algebraic),
+        "fast reactions": any(reaction.fast for reaction in model.reactions),
+        "delay()": any(expression.has(delay) for expression in model.expressions().values()),
+    }
+    problems = [f"{name} cannot be simulated yet" for name, there in present.items() if there]
+    if problems:
+        raise ModelError(f"the model `{model.name}` cannot be compiled:", problems)
 
 
 def _net(model: KineticModel) -> list[list[float]]:
