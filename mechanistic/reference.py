@@ -5,12 +5,15 @@ doi:10.1093/bioinformatics/btac770.
 """
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import numpy as np
+import sympy
+import torch
 import xarray as xr
 
 from mechanistic.errors import SolveError
@@ -23,6 +26,7 @@ from mechanistic.simulate import simulate as simulate_here
 from mechanistic.solve.auto import Auto
 from mechanistic.solve.problem import AbstractSolver, Tolerance
 from mechanistic.solve.rodas5p import Rodas5P
+from mechanistic.solve.solution import Solution
 from mechanistic.solve.tsit5 import Tsit5
 
 STEPS = 1_000_000
@@ -38,7 +42,13 @@ NOTHING = 1e-12
 """Values below this fraction of the smallest scale of the model are compared as if they were zero."""
 
 SWITCH_STEPS = 2_000
-"""Steps over the whole time in models whose right-hand side depends on time, so that no pulse is stepped over."""
+"""Least steps over the whole time in models with events or with rates that depend on time, so that no pulse is stepped
+over."""
+
+BESIDE = 1e-9
+"""Share of the last time by which a model that jumps is looked at before and after each output time as well."""
+
+_PLACE_IN_SOURCE = re.compile(r",? at [^,]*\b(?:rr|rrllvm|llvm|libsbml)::.*$")
 
 
 def simulate(model: KineticModel, times: Any, *, tolerance: float = 1e-10) -> xr.Dataset:
@@ -50,13 +60,14 @@ def simulate(model: KineticModel, times: Any, *, tolerance: float = 1e-10) -> xr
         tolerance: relative tolerance; the absolute one is its product with a thousandth of each state's scale.
 
     Returns:
-        One variable a state (an amount) and observable, dimension `time`.
+        One variable a state (an amount) and observable, dimension `time`. At the time of an event
+        libRoadRunner decides whether the value before or after it is shown.
 
     Raises:
         SolveError: for times that cannot be simulated, or when the reference gives up.
     """
     clock = _checked_times(times)
-    columns = _simulate_written(model, clock, tolerance)
+    columns = _simulate_written(model, (*model.state_names, *model.observables), clock, tolerance)
     if "time" in columns:
         raise SolveError("the result has no labels:", ["a quantity called `time` has the name of the dimension"])
     units = {state.name: {"units": state.unit} for state in model.states if state.unit}
@@ -83,18 +94,22 @@ class ReferenceReport:
 
     The error of a value `x` against the reference `r` is `|x - r| / (scale + |r|)`, with the scale that the model
     declares for the state, or else the largest `|r|` of the quantity over time (at least 1e-12 of the smallest scale).
+    Where a model can jump, by events or selections, `x` is taken just before, at or just after the output time,
+    whichever is closest: a jump at that very time has two values, and either may be shown.
 
     Attributes:
         model: name of the model.
         tolerance: largest error that counts as agreement.
         rows: the worst time of every quantity against every reference, the largest error first.
         scales: scale of each row.
+        profile: each time with the largest error of any quantity at it.
     """
 
     model: str
     tolerance: float
     rows: tuple[Worst, ...]
     scales: tuple[float, ...]
+    profile: tuple[tuple[float, float], ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -149,7 +164,7 @@ def check(
     source: str | Path | None = None,
     solver: AbstractSolver | None = None,
 ) -> ReferenceReport:
-    """Compares `mechanistic.simulate` with libRoadRunner.
+    """Compares `mechanistic.simulate` with libRoadRunner: every state, assignment and observable.
 
     Args:
         model: any kinetic model.
@@ -162,71 +177,148 @@ def check(
         solver: of the simulation; one that may take many steps when None.
 
     Raises:
-        SolveError: when one of the two gives up, or for arguments that do not fit.
+        SolveError: when one of the two gives up, or for arguments that do not fit. libRoadRunner has no delays, fast
+            reactions and algebraic equations, and says so.
         InvalidSBML: when `source` is not valid.
     """
     if parameters and source is not None:
         raise SolveError("the reference cannot be run:", ["give either `parameters` or `source`, not both"])
     changed = model.with_values(**parameters) if parameters else model
     clock = _checked_times(times)
+    ours = values_here(changed, clock, tolerance=tolerance, solver=solver)
+    references = {"written": values_written(changed, clock)}
+    if source is not None:
+        references["source"] = values_of_source(source, changed, clock)
+    return compare(changed, clock, ours, references, tolerance)
+
+
+Values = Mapping[str, np.ndarray]
+"""Values by the name of a quantity."""
+
+
+def values_here(
+    model: KineticModel, clock: np.ndarray, *, tolerance: float, solver: AbstractSolver | None = None
+) -> tuple[Values, ...]:
+    """What `mechanistic.simulate` says, `(time,)` by quantity: at the times and, where the model can jump, beside them.
+
+    Raises:
+        SolveError: when the simulation does not reach the end.
+    """
     tight = max(tolerance * 1e-3, TIGHTEST)
     method = Auto(Tsit5(max_steps=2_000), Rodas5P(max_steps=STEPS)) if solver is None else solver
-    solution = simulate_here(changed, clock, solver=method, tolerance=Tolerance(tight, tight * 1e-3)).check()
-    values = np.concatenate([solution.states.detach().numpy(), solution.observe().detach().numpy()], axis=1)
-    ours = dict(zip((*model.state_names, *model.observables), values.T, strict=True))
-    references = {"written": _simulate_written(changed, clock, TIGHTEST)}
-    if source is not None:
-        references["source"] = _simulate_source(source, changed, clock, TIGHTEST)
-    scales = {state.name: state.scale for state in model.states if state.scale is not None}
-    nothing = NOTHING * min(compiled(changed).scales.tolist(), default=1.0)
+    step = BESIDE * float(clock.max(initial=0.0)) if can_jump(model) else 0.0
+    clocks = [clock, *([np.maximum(clock - step, 0.0), clock + step] if step else [])]
+    every = np.unique(np.concatenate(clocks))
+    solution = simulate_here(model, every, solver=method, tolerance=Tolerance(tight, tight * 1e-3)).check()
+    values = _quantities(model, solution)
+    return tuple({name: found[np.searchsorted(every, at)] for name, found in values.items()} for at in clocks)
+
+
+def _quantities(model: KineticModel, solution: Solution) -> Values:
+    """States, assignments and observables of one subject, `(time,)` each."""
+    field = compiled(model)
+    states = solution.states.detach()
+    parameters = solution.parameters.detach().expand(len(states), -1)
+    assigned = field.assignments(solution.times, states, parameters).detach()
+    table = torch.cat([states, assigned, solution.observe().detach()], dim=1).numpy()
+    return dict(zip(_names(model), table.T, strict=True))
+
+
+def _names(model: KineticModel) -> tuple[str, ...]:
+    return (*model.state_names, *model.assignments, *model.observables)
+
+
+def values_written(model: KineticModel, clock: np.ndarray) -> Values:
+    """What libRoadRunner makes of the text of `write_sbml`, `(time,)` by quantity.
+
+    Raises:
+        SolveError: when libRoadRunner cannot load or simulate it; says why.
+    """
+    return _simulate_written(model, _names(model), clock, TIGHTEST)
+
+
+def values_of_source(source: str | Path, model: KineticModel, clock: np.ndarray) -> Values:
+    """What libRoadRunner makes of the file as it stands, `(time,)` for every quantity of the model that the file knows.
+
+    Raises:
+        SolveError: when libRoadRunner cannot load or simulate it; says why.
+        InvalidSBML: when `source` is not valid.
+    """
+    # libRoadRunner crashes on some files that are not valid, and would follow paths to submodels anywhere.
+    text = Document(source).flat_text
+    known = _known_ids(text)
+    shared = [name for name in _names(model) if name in known or (name[:1] == "[" and name[1:-1] in known)]
+    scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
+    tolerances = {name: TIGHTEST * 1e-3 * scale for name, scale in scales.items() if name in known}
+    table = _run(text, clock, shared, TIGHTEST, tolerances, _needs_care(model))
+    return dict(zip(shared, table.T, strict=True))
+
+
+def compare(
+    model: KineticModel,
+    clock: np.ndarray,
+    ours: Sequence[Values],
+    references: Mapping[str, Values],
+    tolerance: float,
+) -> ReferenceReport:
+    """The errors of `ours` (at the times, and beside them) against each reference, as a report."""
+    declared = {state.name: state.scale for state in model.states if state.scale is not None}
+    nothing = NOTHING * min(compiled(model).scales.tolist(), default=1.0)
     found = [
-        _compared(name, against, clock, ours[name], expected, (scales.get(name), nothing))
+        _compared(name, against, clock, [values[name] for values in ours], expected, (declared.get(name), nothing))
         for against, reference in references.items()
         for name, expected in reference.items()
     ]
-    found.sort(key=lambda item: -np.nan_to_num(item[0].error, nan=np.inf))
-    return ReferenceReport(model.name, tolerance, tuple(row for row, _ in found), tuple(scale for _, scale in found))
+    found.sort(key=lambda item: -item.row.error)
+    worst = np.max([item.errors for item in found], axis=0) if found else np.zeros_like(clock)
+    profile = tuple(zip(clock.tolist(), worst.tolist(), strict=True))
+    rows, scales = tuple(item.row for item in found), tuple(item.scale for item in found)
+    return ReferenceReport(model.name, tolerance, rows, scales, profile)
+
+
+def can_jump(model: KineticModel) -> bool:
+    """Whether some quantity may be discontinuous in time: by events, or by selections and steps in what is shown."""
+    stepwise = (sympy.Piecewise, sympy.floor, sympy.ceiling, sympy.sign)
+    shown = (*model.assignments.values(), *model.observables.values())
+    return bool(model.events) or any(expression.has(*stepwise) for expression in shown)
+
+
+class _Compared(NamedTuple):
+    """The worst time of a quantity, its scale, and its error at every time."""
+
+    row: Worst
+    scale: float
+    errors: np.ndarray
 
 
 def _compared(
     name: str,
     against: str,
     clock: np.ndarray,
-    values: np.ndarray,
+    values: Sequence[np.ndarray],
     reference: np.ndarray,
     sizes: tuple[float | None, float],
-) -> tuple[Worst, float]:
+) -> _Compared:
     declared, nothing = sizes
     size = declared or max(float(np.max(np.abs(reference), initial=0.0)), nothing)
-    errors = np.abs(values - reference) / (size + np.abs(reference))
-    errors[~np.isfinite(errors)] = np.inf
-    i = int(np.argmax(errors)) if errors.size else 0
-    return Worst(name, against, float(clock[i]), float(values[i]), float(reference[i]), float(errors[i])), size
+    every = np.abs(np.stack(values) - reference) / (size + np.abs(reference))
+    every[~np.isfinite(every)] = np.inf
+    errors = every.min(axis=0)
+    i = int(np.argmax(errors))
+    closest = values[int(np.argmin(every[:, i]))]
+    row = Worst(name, against, float(clock[i]), float(closest[i]), float(reference[i]), float(errors[i]))
+    return _Compared(row, size, errors)
 
 
-def _simulate_written(model: KineticModel, clock: np.ndarray, tolerance: float) -> dict[str, np.ndarray]:
-    """Values of every state and observable, from the text of `write_sbml`."""
+def _simulate_written(
+    model: KineticModel, names: Sequence[str], clock: np.ndarray, tolerance: float
+) -> dict[str, np.ndarray]:
+    """Values of some quantities, from the text of `write_sbml`."""
     ids = written_ids(model)
-    names = (*model.state_names, *model.observables)
     scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
     tolerances = {ids[name]: tolerance * 1e-3 * scale for name, scale in scales.items()}
-    table = _run(write_sbml(model), clock, [ids[name] for name in names], tolerance, tolerances, _uses_time(model))
+    table = _run(write_sbml(model), clock, [ids[name] for name in names], tolerance, tolerances, _needs_care(model))
     return dict(zip(names, table.T, strict=True))
-
-
-def _simulate_source(
-    source: str | Path, model: KineticModel, clock: np.ndarray, tolerance: float
-) -> dict[str, np.ndarray]:
-    """The file as it stands, for every quantity of the model that the file knows."""
-    # libRoadRunner crashes on some files that are not valid.
-    text = Document(source).text
-    names = [*model.state_names, *model.observables]
-    known = _known_ids(text)
-    shared = [name for name in names if name in known or (name[:1] == "[" and name[1:-1] in known)]
-    scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
-    tolerances = {name: tolerance * 1e-3 * scale for name, scale in scales.items() if name in known}
-    table = _run(text, clock, shared, tolerance, tolerances, _uses_time(model))
-    return dict(zip(shared, table.T, strict=True))
 
 
 def _loaded(text: str) -> Any:
@@ -235,7 +327,12 @@ def _loaded(text: str) -> Any:
     try:
         return roadrunner.RoadRunner(text)
     except RuntimeError as error:
-        raise SolveError("libRoadRunner cannot load the model:", [" ".join(str(error).split())]) from None
+        raise SolveError("libRoadRunner cannot load the model:", [_reason(error)]) from None
+
+
+def _reason(error: RuntimeError) -> str:
+    """libRoadRunner's message without the place in its own source."""
+    return _PLACE_IN_SOURCE.sub("", " ".join(str(error).split())).strip()
 
 
 def _known_ids(text: str) -> set[str]:
@@ -252,7 +349,7 @@ def _run(
     selections: Sequence[str],
     tolerance: float,
     tolerances: Mapping[str, float],
-    uses_time: bool,
+    needs_care: bool,
 ) -> np.ndarray:
     """Values `(time, selection)` of the SBML `text`."""
     grid = np.unique(np.append(clock, 0.0))
@@ -265,11 +362,11 @@ def _run(
         integrator.setValue("absolute_tolerance", min(tolerances.values(), default=tolerance))
         integrator.setValue("maximum_num_steps", STEPS)
         integrator.setValue("stiff", True)
-        if uses_time:
+        if needs_care:
             integrator.setValue("maximum_time_step", float(grid[-1] - grid[0]) / SWITCH_STEPS)
         table = np.array(runner.simulate(times=grid.tolist(), selections=["time", *selections]))
     except RuntimeError as error:
-        raise SolveError("libRoadRunner cannot simulate the model:", [" ".join(str(error).split())]) from None
+        raise SolveError("libRoadRunner cannot simulate the model:", [_reason(error)]) from None
     return table[np.searchsorted(grid, clock), 1:]
 
 
@@ -285,6 +382,7 @@ def _checked_times(times: Any) -> np.ndarray:
     return clock
 
 
-def _uses_time(model: KineticModel) -> bool:
+def _needs_care(model: KineticModel) -> bool:
+    """Whether something happens at certain times, which long steps would not notice."""
     expressions: Iterable[Any] = (*model.derivatives().values(), *model.assignments.values())
-    return any(time in expression.free_symbols for expression in expressions)
+    return bool(model.events) or any(time in expression.free_symbols for expression in expressions)

@@ -50,6 +50,7 @@ class Document:
     def __init__(self, source: str | Path) -> None:
         self.title, text, self.required_packages = _checked_text(source)
         self.text = _DECLARATION.sub("", text, count=1)
+        self._flat: libsbml.SBMLDocument | None = None
         self.tree = libsbml.readSBMLFromString(self.text)
         _refuse_errors(self.title, self.tree)
         if self.tree.getLevel() == 1:
@@ -57,7 +58,7 @@ class Document:
         if not self.required_packages and self.tree.getPlugin("comp") is not None:
             folder = None if _is_text(source) else Path(source).parent
             checks = Checks(_text_of_part, _refuse_invalid, SIZE_LIMIT)
-            self.tree = Hierarchy(self.title, self.text, folder, checks).flat()
+            self.tree = self._flat = Hierarchy(self.title, self.text, folder, checks).flat()
         self.model = self.tree.getModel()
         if self.model is None:
             raise InvalidSBML(f"{self.title} cannot be read:", ["the file holds no model"])
@@ -69,6 +70,11 @@ class Document:
                 packages = [f"package {namespace}" for namespace in self.required_packages]
                 raise UnsupportedSBML(f"{self.title} uses what is not supported:", packages) from None
             raise
+
+    @property
+    def flat_text(self) -> str:
+        """The text of the file; of a model made of submodels, that of the flat model."""
+        return self.text if self._flat is None else libsbml.writeSBMLToString(self._flat)
 
     def _raise_level(self) -> None:
         """Level 1 is read through libsbml's own conversion, which keeps the meaning."""

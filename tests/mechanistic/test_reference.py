@@ -63,7 +63,7 @@ def test_a_model_agrees_with_itself_at_other_parameters():
 def test_a_disagreement_is_found_and_shown():
     other = DECAY.with_values(k=0.500001)
     ours, theirs = reference.simulate(DECAY, TIMES)["A"].values, reference.simulate(other, TIMES)["A"].values
-    row, scale = reference._compared("A", "written", TIMES, ours, theirs, (None, 1e-12))
+    row, scale, _ = reference._compared("A", "written", TIMES, [ours], theirs, (None, 1e-12))
     report = reference.ReferenceReport("decay", 1e-9, (row,), (scale,))
     # d/dk of 8 exp(-kt) is -8 t exp(-kt); over (8 + r) it is largest near t = 2, and the grid has t = 2.
     assert not report.agrees
@@ -74,8 +74,8 @@ def test_a_disagreement_is_found_and_shown():
 
 
 def test_values_that_are_not_numbers_never_agree():
-    row, _ = reference._compared("A", "written", TIMES, TIMES * np.nan, TIMES, (None, 1e-12))
-    assert row.error == np.inf
+    found = reference._compared("A", "written", TIMES, [TIMES * np.nan], TIMES, (None, 1e-12))
+    assert found.row.error == np.inf
 
 
 @pytest.mark.parametrize("name", ["boehm_stat5", "repressilator", "robertson"])
