@@ -1,9 +1,10 @@
 """Known chemistry: symbols compiled to batched rates, and solved to trajectories with gradients."""
 
-from mechanistic import library, plots, reference
+from mechanistic import biomodels, library, plots, reference
 from mechanistic.compile import RateField
 from mechanistic.conservation import ConservedTotal, PositivityReport, check_positivity, conserved_totals
 from mechanistic.errors import (
+    DownloadError,
     InvalidSBML,
     KinetwinError,
     ModelError,
@@ -22,6 +23,7 @@ __all__ = [
     "AbstractVectorField",
     "Auto",
     "ConservedTotal",
+    "DownloadError",
     "Event",
     "FrozenMap",
     "InvalidSBML",
@@ -44,6 +46,7 @@ __all__ = [
     "TorchDiffEq",
     "Tsit5",
     "UnsupportedSBML",
+    "biomodels",
     "check_positivity",
     "conserved_totals",
     "delay",

@@ -31,6 +31,10 @@ class InvalidSBML(ListedError):
     """An SBML file that cannot be read, or that the standard forbids."""
 
 
+class DownloadError(ListedError):
+    """A model that could not be fetched from a repository: unknown, out of reach, too large, or not SBML."""
+
+
 class ScheduleError(ListedError):
     """Doses that cannot be given: unknown state, negative duration, a time before the start."""
 
