@@ -1,20 +1,22 @@
-"""Kinetic models written as SBML Level 3 Version 2."""
+"""Kinetic models written as SBML Level 3."""
 
 import math
 import re
 import sys
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import final
+from xml.sax.saxutils import escape
 
 import libsbml
 from sympy import Basic, Expr, Integer, Rational
 
-from mechanistic.errors import ModelError
-from mechanistic.model import KineticModel, Parameter, Reaction, State, symbol, time
+from mechanistic.errors import ModelError, nearest
+from mechanistic.model import Event, KineticModel, Parameter, Reaction, State, symbol, time
 from mechanistic.sbml.annotation import write_annotation
+from mechanistic.sbml.identifiers import Identifiers
 from mechanistic.sbml.mathematics import (
     DEFINED,
     EXACT_CLASS,
@@ -25,29 +27,32 @@ from mechanistic.sbml.mathematics import (
     write_node,
 )
 from mechanistic.sbml.reactions import exact
+from mechanistic.sbml.version_1 import extreme_node, in_version_1
 
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RESERVED = {"time", "avogadro", "delay", "rateof", "pi", "exponentiale", "true", "false", "infinity", "notanumber"}
 _SPECIAL = {"inf": "INF", "-inf": "-INF", "nan": "NaN"}
 _NUMBER = re.compile(rf'<cn\b[^>]*\bclass="{EXACT_CLASS}([^"]+)"[^>]*>.*?</cn>', re.DOTALL)
 _ELEMENT = re.compile(r'(<(?:parameter|species)\s[^>]*?\bid="([^"]+)"[^>]*?\s(?:value|initialAmount)=")[^"]*(")')
 
 
-def write_sbml(model: KineticModel, path: str | Path | None = None) -> str:
+def write_sbml(model: KineticModel, path: str | Path | None = None, *, driven: Mapping[str, str] | None = None) -> str:
     """The model as SBML Level 3 Version 2, which `read_sbml` reads back to an equal model.
 
     States are species in amounts, in one compartment of size 1 that only holds them; observables are parameters with
-    assignment rules. What SBML has no place for (units as text, scales, names that are not SBML ids, ...) stands in
-    annotations of the namespace `urn:kinetwin:model:1`.
+    assignment rules. What SBML has no place for (units as text, scales, names that are not SBML ids, which state an
+    algebraic equation determines, ...) stands in annotations of the namespace `urn:kinetwin:model:1`.
+
+    A model with fast reactions becomes Level 3 Version 1, the last one that has them.
 
     Args:
         model: any kinetic model.
         path: file to write as well; it is replaced as a whole or not at all.
+        driven: parameters that something outside the file moves, name to what moves it, in words. The file holds
+            their nominal values, a note for people and an annotation that `read_driven` finds.
 
     Raises:
-        ModelError: lists every expression that has no counterpart in SBML.
+        ModelError: lists every expression that has no counterpart in SBML, and driven names that are no parameters.
     """
-    text = _Writer(model).text()
+    text = _Writer(model, driven or {}).text()
     if path is not None:
         _replace_file(Path(path), text)
     return text
@@ -55,7 +60,7 @@ def write_sbml(model: KineticModel, path: str | Path | None = None) -> str:
 
 def written_ids(model: KineticModel) -> dict[str, str]:
     """Name of each state, parameter, assignment and observable to its id in the text of `write_sbml`."""
-    return dict(_Writer(model).ids)
+    return dict(_Writer(model, {}).ids)
 
 
 def _replace_file(path: Path, text: str) -> None:
@@ -74,44 +79,29 @@ def _is_normal(value: float) -> bool:
     return value == 0 or sys.float_info.min <= abs(value) < math.inf
 
 
-@final
-class _Identifiers:
-    """Ids for names: the name itself where SBML allows it."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._taken = {name for name in names if _allowed(name)}
-        self._used: set[str] = set()
-
-    def give(self, name: str) -> str:
-        """A new id that is `name` or resembles it."""
-        if _allowed(name) and name not in self._used:
-            identity = name
-        else:
-            plain = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_") or "x"
-            plain = plain if _IDENTIFIER.fullmatch(plain) else f"_{plain}"
-            identity, count = (plain if _allowed(plain) else f"{plain}_"), 2
-            while identity in self._taken or identity in self._used:
-                identity, count = f"{plain}_{count}", count + 1
-        self._used.add(identity)
-        return identity
-
-
-def _allowed(name: str) -> bool:
-    return bool(_IDENTIFIER.fullmatch(name)) and name.lower() not in _RESERVED and not name.startswith(FUNCTION_PREFIX)
+def _describe_drive(element: libsbml.Parameter, cause: str) -> None:
+    """Says so to people who open the file elsewhere; text that XML cannot hold stays in our annotation only."""
+    if cause.isprintable():
+        text = f"The value is nominal: in the model that this file was written from it is driven by {cause}."
+        element.setNotes(f'<p xmlns="http://www.w3.org/1999/xhtml">{escape(text)}</p>')
 
 
 @final
 class _Writer:
     """Builds one document."""
 
-    def __init__(self, model: KineticModel) -> None:
+    def __init__(self, model: KineticModel, driven: Mapping[str, str]) -> None:
         self._source = model
-        self._document = libsbml.SBMLDocument(3, 2)
+        self._driven = driven
+        self._version = 1 if any(reaction.fast for reaction in model.reactions) else 2
+        self._document = libsbml.SBMLDocument(3, self._version)
         self._model = self._document.createModel()
-        self._problems: list[str] = []
+        names = model.parameter_names
+        self._problems = [f"driven `{n}` is not a parameter{nearest(n, names)}" for n in driven if n not in names]
+        self._called: set[str] = set()
         self._exact_values: dict[str, str] = {}
         quantities = [*model.state_names, *model.parameter_names, *model.assignments, *model.observables]
-        self._identifiers = _Identifiers([*quantities, *model.reaction_names])
+        self._identifiers = Identifiers([*quantities, *model.reaction_names, *(event.name for event in model.events)])
         self.ids = {name: self._identifiers.give(name) for name in quantities}
         self._names = {identity: name for name, identity in self.ids.items()}
         self._holder = self._identifiers.give("amounts")
@@ -119,7 +109,6 @@ class _Writer:
     def text(self) -> str:
         """The document; raises when something cannot be written."""
         self._describe()
-        self._write_functions()
         self._write_holder()
         for state in self._source.states:
             self._write_state(state)
@@ -135,6 +124,13 @@ class _Writer:
             self._set_math(rule, value, f"rate rule of `{name}`")
         for reaction in self._source.reactions:
             self._write_reaction(reaction)
+        for name, value in self._source.algebraic.items():
+            rule = self._model.createAlgebraicRule()
+            write_annotation(rule, "algebraic", {"variable": self.ids[name]})
+            self._set_math(rule, value, f"algebraic equation of `{name}`")
+        for event in self._source.events:
+            self._write_event(event)
+        self._write_functions()
         if self._problems:
             raise ModelError(f"the model `{self._source.name}` cannot be written as SBML:", self._problems)
         return self._with_exact_numbers(libsbml.writeSBMLToString(self._document))
@@ -147,15 +143,18 @@ class _Writer:
         write_annotation(self._model, "model", notes)
 
     def _write_functions(self) -> None:
-        model = self._source
-        expressions = [*(state.initial for state in model.states), *(reaction.rate for reaction in model.reactions)]
-        expressions += [*model.rates.values(), *model.assignments.values(), *model.observables.values()]
+        """Definitions of what was called; last, because only then it is known what was."""
         for name, (function, _, _) in DEFINED.items():
-            if any(expression.has(function) for expression in expressions):
-                definition = self._model.createFunctionDefinition()
-                definition.setId(FUNCTION_PREFIX + name)
-                definition.setMath(definition_node(name))
-                write_annotation(definition, "function", {"name": name})
+            if any(expression.has(function) for expression in self._source.expressions().values()):
+                self._define(name, definition_node(name))
+        for name in sorted(self._called):
+            self._define(name, extreme_node(name))
+
+    def _define(self, name: str, meaning: libsbml.ASTNode) -> None:
+        definition = self._model.createFunctionDefinition()
+        definition.setId(FUNCTION_PREFIX + name)
+        definition.setMath(meaning)
+        write_annotation(definition, "function", {"name": name})
 
     def _write_holder(self) -> None:
         compartment = self._model.createCompartment()
@@ -211,6 +210,10 @@ class _Writer:
         notes = self._notes(parameter.name, unit=parameter.unit, description=parameter.description)
         if parameter.description.isprintable() and parameter.description:
             element.setName(parameter.description)
+        cause = self._driven.get(parameter.name)
+        if cause is not None:
+            notes["driven"] = cause
+            _describe_drive(element, cause)
         if notes:
             write_annotation(element, "parameter", notes)
 
@@ -230,6 +233,8 @@ class _Writer:
         element = self._model.createReaction()
         element.setId(identity)
         element.setReversible(False)
+        if self._version == 1:
+            element.setFast(reaction.fast)
         notes = {} if identity == reaction.name else {"name": reaction.name}
         order = [self.ids[state] for state in reaction.stoichiometry]
         if order != sorted(order, key=lambda state: bool(reaction.stoichiometry[self._names[state]] > 0)):
@@ -246,6 +251,27 @@ class _Writer:
         used = {atom.name for atom in reaction.rate.free_symbols - {time}}
         for name in sorted(used & states):
             element.createModifier().setSpecies(self.ids[name])
+
+    def _write_event(self, event: Event) -> None:
+        place = f"of event `{event.name}`"
+        element = self._model.createEvent()
+        identity = self._identifiers.give(event.name)
+        element.setId(identity)
+        if identity != event.name:
+            write_annotation(element, "event", {"name": event.name})
+        element.setUseValuesFromTriggerTime(event.values_at_trigger)
+        trigger = element.createTrigger()
+        trigger.setInitialValue(event.initially)
+        trigger.setPersistent(event.persistent)
+        self._set_math(trigger, event.trigger, f"trigger {place}")
+        if event.delay != 0:
+            self._set_math(element.createDelay(), event.delay, f"delay {place}")
+        if event.priority is not None:
+            self._set_math(element.createPriority(), event.priority, f"priority {place}")
+        for name, value in event.assignments.items():
+            assignment = element.createEventAssignment()
+            assignment.setVariable(self.ids[name])
+            self._set_math(assignment, value, f"assignment to `{name}` {place}")
 
     def _set_stoichiometry(self, reference: libsbml.SpeciesReference, reaction: str, count: Rational) -> None:
         value = float(f"{float(count):.15g}")
@@ -267,7 +293,8 @@ class _Writer:
 
     def _set_math(self, element: libsbml.SBase, value: Basic, place: str) -> None:
         try:
-            element.setMath(write_node(value, self.ids))
+            node = write_node(value, self.ids)
+            element.setMath(node if self._version == 2 else in_version_1(node, self._called))
         except Untranslatable as problem:
             self._problems.append(f"{place}: {problem}")
             element.setMath(write_node(Integer(0), self.ids))
