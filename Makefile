@@ -23,7 +23,7 @@ help:  ## show this list
 	@echo
 	@echo "  PYTHON=python3.12   the interpreter to build .venv from (3.11 or newer)"
 	@echo "  TORCH=...           the PyTorch to install: a version, or the path of a wheel"
-	@echo "  OUT=out             where demo and notebooks write"
+	@echo "  OUT=out             where demo, notebooks and conformance with CASES write"
 
 demo: $(VENV)/.package  ## fit and simulate a hybrid model end to end, and write out/
 	@$(ONE_THREAD) $(BIN)/kinetwin demo --out "$(OUT)"
@@ -37,7 +37,7 @@ lint: $(VENV)/.tools  ## check style and types
 	$(BIN)/mypy
 
 conformance: $(VENV)/.tools  ## run public test suites: SUITE=sbml, CASES=FOLDER
-	@set -e; for suite in $(SUITE); do $(ONE_THREAD) $(BIN)/python -m tests.conformance.$$suite $(CASES); done
+	@set -e; for suite in $(SUITE); do $(ONE_THREAD) $(BIN)/python -m tests.conformance.$$suite --out "$(OUT)" $(CASES); done
 
 notebooks: $(VENV)/.tools  ## execute notebooks/*.ipynb into out/notebooks
 	@$(ONE_THREAD) $(BIN)/python -m tests.notebooks "$(OUT)/notebooks"
