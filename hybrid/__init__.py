@@ -19,6 +19,7 @@ from hybrid.parameters import (
 )
 from hybrid.population import Patients, Population, PopulationValues
 from hybrid.results import Fit, FitOptions, FittedPopulation, compare, residual_flux, rmse
+from hybrid.sbml import write_sbml
 from hybrid.simulator import Simulator, SimulatorError
 from hybrid.store import StoreError, load
 
@@ -63,4 +64,5 @@ __all__ = [
     "plots",
     "residual_flux",
     "rmse",
+    "write_sbml",
 ]

@@ -14,7 +14,7 @@ from mechanistic.errors import (
 )
 from mechanistic.field import AbstractVectorField, Linearisation
 from mechanistic.model import Event, FrozenMap, KineticModel, Parameter, Reaction, State, delay, symbol, time
-from mechanistic.sbml import read_antimony, read_sbml, write_sbml
+from mechanistic.sbml import read_antimony, read_driven, read_sbml, write_sbml
 from mechanistic.schedule import Schedule
 from mechanistic.simulate import simulate
 from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, TorchDiffEq, Tsit5
@@ -53,6 +53,7 @@ __all__ = [
     "library",
     "plots",
     "read_antimony",
+    "read_driven",
     "read_sbml",
     "reference",
     "simulate",
