@@ -45,7 +45,8 @@ def fitted() -> Fit:
     simulator = Simulator(field, Population(space, {"CL": 0.3}), hybrid.Combined(0.1, 0.1), "cp")
     subjects = observed(simulator, cohort(4, (1.0, 4.0), wt=(50.0, 60.0, 80.0, 90.0)))
     result = hybrid.fit(simulator, subjects, options=FitOptions(adam_steps=0, rounds=0), progress=False)
-    values = replace(result.unknowns.values, typical=space.to_unconstrained(torch.tensor([1 / 0.07, 2 / 3], dtype=torch.float64)))
+    natural = torch.tensor([1 / 0.07, 2 / 3], dtype=torch.float64)
+    values = replace(result.unknowns.values, typical=space.to_unconstrained(natural))
     return replace(result, unknowns=replace(result.unknowns, values=values))
 
 
