@@ -9,10 +9,12 @@ from graphlib import CycleError, TopologicalSorter
 from typing import final
 
 import sympy
-from sympy import Expr, Rational, Symbol
+from sympy import Basic, Expr, Rational, Symbol
+from sympy.logic.boolalg import Boolean
 
 from mechanistic.model import symbol
 from mechanistic.sbml.declarations import Declarations, Quantity
+from mechanistic.sbml.events import ReadEvent
 from mechanistic.sbml.extent import Extents
 from mechanistic.sbml.findings import Findings
 from mechanistic.sbml.reactions import ReadReaction
@@ -66,6 +68,15 @@ class Derivatives:
         """`expression` for every value; the keys are ids."""
         return {name: self.expression(value, f"{kind} of `{name}`") for name, value in values.items()}
 
+    def event(self, event: ReadEvent) -> ReadEvent:
+        """An event with every placeholder in its mathematics replaced."""
+        return event.rewritten(self._part)
+
+    def _part(self, value: Basic, place: str) -> Basic:
+        """`expression`, of a truth value as well."""
+        found: Basic = self.expression(value, place)
+        return found if isinstance(value, Expr) or isinstance(found, Boolean) else sympy.false
+
     def reaction(self, reaction: ReadReaction) -> ReadReaction:
         """A reaction with every placeholder in its law and its factors replaced."""
         place = f"reaction `{reaction.id}`"
@@ -109,6 +120,8 @@ class Derivatives:
             return self._refuse(target, f"`{quantity.id}` is determined by a rule that states its value, not its rate")
         if quantity.id in self._equations.rates:
             return self._equations.rates[quantity.id]
+        if any(quantity.name in net for r in self._equations.reactions if r.fast for net in r.changes.values()):
+            return self._refuse(target, "a fast reaction moves it at once, at no certain rate")
         amount = self._amount_rate(quantity)
         if quantity.size is None:
             return amount

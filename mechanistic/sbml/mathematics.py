@@ -17,7 +17,7 @@ from sympy import Basic, Expr, Integer, Piecewise, Rational
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import ITE, Boolean, BooleanAtom
 
-from mechanistic.model import TimeSymbol
+from mechanistic.model import TimeSymbol, delay
 
 AVOGADRO = 6.02214179e23
 """Value that SBML Level 3 fixes for the csymbol `avogadro`."""
@@ -143,6 +143,12 @@ def _factorial(value: Expr) -> Expr:
     return sympy.factorial(value)
 
 
+def _delayed(value: Expr, lag: Expr) -> Expr:
+    if lag.is_number and lag.is_negative:
+        raise Untranslatable(f"delay() by {lag} looks into the future")
+    return delay(value, lag)
+
+
 def _minus(*values: Expr) -> Expr:
     return -values[0] if len(values) == 1 else values[0] - values[1]
 
@@ -208,6 +214,7 @@ ROWS: tuple[Row, ...] = (
     _same(libsbml.AST_FUNCTION_ARCSECH, sympy.asech),
     _same(libsbml.AST_FUNCTION_ARCCSCH, sympy.acsch),
     _same(libsbml.AST_FUNCTION_ARCCOTH, sympy.acoth),
+    Row(libsbml.AST_FUNCTION_DELAY, _delayed, 2, 2, written_for=delay),
     _same(libsbml.AST_LOGICAL_AND, sympy.And, 0, None, truth),
     _same(libsbml.AST_LOGICAL_OR, sympy.Or, 0, None, truth),
     _same(libsbml.AST_LOGICAL_XOR, sympy.Xor, 0, None, truth),

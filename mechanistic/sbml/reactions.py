@@ -35,12 +35,14 @@ class ReadReaction:
         law: rate of the extent of the reaction.
         changes: factor to net stoichiometry: an amount changes by coefficient × factor × law. The factor is 1 unless
             a conversion factor or a stoichiometry that is not a number takes part.
+        fast: whether it is always at equilibrium.
     """
 
     id: str
     name: str
     law: Expr
     changes: Mapping[Expr, Mapping[str, Rational]]
+    fast: bool = False
 
     def parts(self, law: Expr) -> Iterable[Reaction]:
         """The reactions of the model: one for each factor, since stoichiometries of a model are numbers."""
@@ -50,12 +52,17 @@ class ReadReaction:
             name = f"{self.name}.{next(iter(self.changes[factor]))}"
             names.append(name if name not in names else f"{name}.{len(names)}")
         for name, factor in zip(names, factors, strict=True):
-            yield Reaction(name, self.changes.get(factor, {}), factor * law)
+            yield Reaction(name, self.changes.get(factor, {}), factor * law, self.fast)
 
     @property
     def plain(self) -> bool:
         """Whether one reaction of the model with rate `law` says it all."""
-        return not self.changes or tuple(self.changes) == (sympy.S.One,)
+        return not self.changes or tuple(self.changes) == (sympy.S.One,) or self.is_mixed
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether it is fast and has several factors, which become one once they are numbers."""
+        return self.fast and len(self.changes) > 1
 
 
 @final
@@ -71,22 +78,22 @@ class ReactionReader:
         self._findings = findings
         self.parameters: list[Parameter] = []
 
-    def read(self, fixed: Mapping[str, Expr], ruled: Iterable[str]) -> list[ReadReaction]:
+    def read(self, fixed: Mapping[str, Expr], ruled: Iterable[str], jumped: Iterable[str] = ()) -> list[ReadReaction]:
         """The reactions of the file.
 
         Args:
             fixed: initial assignments by id; one to a stoichiometry fixes it.
             ruled: ids with a rule; a stoichiometry among them changes in time.
+            jumped: ids that events assign; the same holds for them.
         """
         self._fixed, self._ruled = fixed, set(ruled)
+        self._varying = self._ruled | set(jumped)
         return [self._reaction(self._model.getReaction(i)) for i in range(self._model.getNumReactions())]
 
     def _reaction(self, reaction: libsbml.Reaction) -> ReadReaction:
         identity = reaction.getId()
         notes = read_annotation(reaction, "reaction") or {}
         name = notes.get("name", identity)
-        if reaction.isSetFast() and reaction.getFast():
-            self._findings.unsupported(f"reaction `{identity}`: fast reactions")
         law = reaction.getKineticLaw()
         if law is None:
             self._findings.unsupported(f"reaction `{identity}`: it has no kinetic law")
@@ -94,7 +101,9 @@ class ReactionReader:
         place = f"kinetic law of reaction `{identity}`"
         scope = ChainMap(self._local_parameters(name, law), self._declared.scope)
         rate = self._translator.expression(law.getMath(), scope, place)
-        return ReadReaction(identity, name, rate, self._ordered(self._changes(reaction), notes.get("order", "")))
+        changes = self._ordered(self._changes(reaction), notes.get("order", ""))
+        fast = bool(reaction.isSetFast() and reaction.getFast())
+        return ReadReaction(identity, name, rate, changes, fast)
 
     def _local_parameters(self, reaction: str, law: libsbml.KineticLaw) -> dict[str, Expr]:
         items = law.getListOfLocalParameters() if law.getLevel() > 2 else law.getListOfParameters()
@@ -139,15 +148,15 @@ class ReactionReader:
         """The stoichiometry of a participant as a number times a factor."""
         identity = reference.getId()
         place = f"stoichiometry of `{reference.getSpecies()}` in reaction `{reaction.getId()}`"
-        if identity and identity in self._ruled:
+        if identity and identity in self._varying:
             return Rational(1), symbol(identity)
         if identity and identity in self._fixed:
             value = self._fixed[identity]
-            return (_exact_number(value), sympy.S.One) if value.is_Number else (Rational(1), symbol(identity))
+            return (exact_number(value), sympy.S.One) if value.is_Number else (Rational(1), symbol(identity))
         if reference.isSetStoichiometryMath():
             math = reference.getStoichiometryMath().getMath()
             value = self._translator.expression(math, self._declared.scope, place)
-            return (_exact_number(value), sympy.S.One) if value.is_Number else (Rational(1), value)
+            return (exact_number(value), sympy.S.One) if value.is_Number else (Rational(1), value)
         value = reference.getStoichiometry()
         if not abs(value) < float("inf") or (reference.getLevel() > 2 and not reference.isSetStoichiometry()):
             self._findings.unsupported(f"{place}: no finite value")
@@ -160,5 +169,6 @@ class ReactionReader:
         return self._declared.scope[factor] if factor else sympy.S.One
 
 
-def _exact_number(value: Expr) -> Rational:
+def exact_number(value: Expr) -> Rational:
+    """A number of sympy as a rational one; of a double, what its shortest decimal text names."""
     return value if isinstance(value, Rational) else exact(float(value))

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import libsbml
 import sympy
-from sympy import Expr
+from sympy import Basic, Expr
 
 from mechanistic.errors import InvalidSBML, ModelError
 from mechanistic.model import KineticModel, Parameter, Reaction, State, symbol, time
@@ -16,6 +16,8 @@ from mechanistic.sbml.annotation import read_annotation
 from mechanistic.sbml.declarations import Declarations, Quantity
 from mechanistic.sbml.derivatives import Derivatives, Equations
 from mechanistic.sbml.document import Document
+from mechanistic.sbml.events import EventReader, Jumps, has_mathematics
+from mechanistic.sbml.fast import factor_symbols, with_numbers
 from mechanistic.sbml.findings import Findings
 from mechanistic.sbml.initial import at_start
 from mechanistic.sbml.reactions import ReactionReader, ReadReaction
@@ -52,14 +54,17 @@ class _Reader:
         self._findings = Findings(document.title)
         self._declared = Declarations(self._model, self._findings)
         self._translator = Translator(self._functions(), self._findings)
-        self._refuse_constructs()
+        for namespace in document.required_packages:
+            self._findings.unsupported(f"package {namespace}")
         self._initial = self._initial_assignments()
         self._assigned, self._rates = self._rules()
+        self._events = EventReader(self._model, self._declared, self._translator, self._findings).read()
+        self._jumped = {identity for event in self._events for identity in event.values}
         reading = ReactionReader(self._model, self._declared, self._translator, self._findings)
         algebraic = AlgebraicRules(self._model, self._declared, self._translator, self._findings)
         algebraic.match(self._initial, {*self._assigned, *self._rates})
         ruled = {*self._assigned, *self._rates, *algebraic.determined}
-        self._reactions = reading.read(self._initial, ruled)
+        self._reactions = reading.read(self._initial, ruled, self._jumped)
         self._assigned |= algebraic.solve(self._assigned, self._reactions)
         self._initial = {name: value for name, value in self._initial.items() if name not in algebraic.determined}
         self._local_parameters = reading.parameters
@@ -68,7 +73,8 @@ class _Reader:
     def model(self) -> KineticModel:
         """The model; raises when anything was found that stands in the way."""
         quantities = self._declared.quantities.values()
-        states = [q for q in quantities if q.id in self._rates or (q.moves and q.id not in self._assigned)]
+        changing = {*self._rates, *self._jumped}
+        states = [q for q in quantities if q.id in changing or (q.moves and q.id not in self._assigned)]
         unset = {q.name for q in quantities if self._is_unset(q)}
         states = [q for q in states if not (q.name in unset and self._is_idle(q))]
         ruled = self._ruled()
@@ -76,14 +82,17 @@ class _Reader:
         start = at_start(raw, {q.name for q in states}, ruled, self._findings)
         rates = self._amount_rates(start.varying)
         self._refuse_unset(states, unset, {**raw, **ruled}, rates)
-        self._findings.check()
         moving = {q.name for q in states}
+        settled = factor_symbols(self._reactions)
+        self._reactions = with_numbers(self._reactions, start.values, moving, self._findings)
+        events = Jumps(self._events, self._declared, ruled, start.varying, self._findings).events()
+        self._findings.check()
         constants = [q for q in quantities if q.name in start.values and q.name not in moving]
         # A parameter in place of a stoichiometry could be changed without any effect on the reaction.
         fixed = {
             q.name: start.values[q.name]
             for q in constants
-            if q.kind == "stoichiometry" or not start.values[q.name].is_Number
+            if q.kind == "stoichiometry" or q.symbol in settled or not start.values[q.name].is_Number
         }
         numbers = {q.name: start.values[q.name] for q in constants if q.name not in fixed}
         endless = {
@@ -98,6 +107,7 @@ class _Reader:
             "rates": rates,
             "assignments": assignments,
             "observables": {**self._concentrations(unset), **observables},
+            "events": events,
         }
         try:
             return KineticModel(**pieces, **self._description())
@@ -114,15 +124,9 @@ class _Reader:
             found[item.getId()] = Function(arguments, item.getBody(), known)
         return found
 
-    def _refuse_constructs(self) -> None:
-        for namespace in self._document.required_packages:
-            self._findings.unsupported(f"package {namespace}")
-        for i, event in enumerate(_each(self._model.getListOfEvents())):
-            self._findings.unsupported(f"event {_label(event, i)}")
-
     def _initial_assignments(self) -> dict[str, Expr]:
         """Id to the value that an initial assignment gives to it."""
-        items = [item for item in _each(self._model.getListOfInitialAssignments()) if _has_mathematics(item)]
+        items = [item for item in _each(self._model.getListOfInitialAssignments()) if has_mathematics(item)]
         items = [item for item in items if not self._declared.assign_endless(item.getSymbol(), item.getMath())]
         return {item.getSymbol(): self._translated(item, item.getSymbol(), "initial assignment") for item in items}
 
@@ -131,7 +135,7 @@ class _Reader:
         assigned: dict[str, Expr] = {}
         rates: dict[str, Expr] = {}
         for rule in _each(self._model.getListOfRules()):
-            if not _has_mathematics(rule):
+            if not has_mathematics(rule):
                 continue
             if rule.isAssignment():
                 assigned[rule.getVariable()] = self._translated(rule, rule.getVariable(), "assignment rule")
@@ -148,6 +152,7 @@ class _Reader:
         self._assigned = found.expressions(self._assigned, "assignment rule")
         self._rates = found.expressions(self._rates, "rate rule")
         self._reactions = [found.reaction(reaction) for reaction in self._reactions]
+        self._events = [found.event(event) for event in self._events]
 
     def _translated(self, item: libsbml.SBase, target: str, kind: str) -> Expr:
         return self._translator.expression(item.getMath(), self._declared.scope, f"{kind} of `{target}`")
@@ -160,10 +165,12 @@ class _Reader:
     def _is_idle(self, quantity: Quantity) -> bool:
         """Whether nothing in the file moves or reads the quantity."""
         moved = any(quantity.name in change for r in self._reactions for change in r.changes.values())
-        return not moved and quantity.id not in self._rates and quantity.symbol not in self._used_symbols()
+        ruled = quantity.id in self._rates or quantity.id in self._jumped
+        return not moved and not ruled and quantity.symbol not in self._used_symbols()
 
     def _used_symbols(self) -> set[sympy.Symbol]:
-        expressions = [*self._initial.values(), *self._assigned.values(), *self._rates.values()]
+        expressions: list[Basic] = [*self._initial.values(), *self._assigned.values(), *self._rates.values()]
+        expressions += [part for event in self._events for part in event.expressions()]
         for reaction in self._reactions:
             expressions += [reaction.law, *reaction.changes]
         return set().union(*(expression.free_symbols for expression in expressions)) - {time}
@@ -202,9 +209,10 @@ class _Reader:
     ) -> None:
         """Notes every quantity without a value that something needs."""
         moving = {q.name for q in states}
-        needed = [(f"`{name}`", value) for name, value in values.items()]
+        needed: list[tuple[str, Basic]] = [(f"`{name}`", value) for name, value in values.items()]
         needed += [(f"rate rule of `{name}`", value) for name, value in rates.items()]
         needed += [(f"reaction `{r.name}`", e) for r in self._reactions for e in (r.law, *r.changes)]
+        needed += [(f"event `{event.name}`", e) for event in self._events for e in event.expressions()]
         for quantity in self._declared.quantities.values():
             if quantity.name not in unset:
                 continue
@@ -289,17 +297,6 @@ def _published(model: libsbml.Model) -> str:
         if term.getQualifierType() == libsbml.MODEL_QUALIFIER and term.getModelQualifierType() in kinds:
             links += [term.getResourceURI(j) for j in range(term.getNumResources())]
     return " ".join(links)
-
-
-def _has_mathematics(item: libsbml.SBase) -> bool:
-    """Whether an element has mathematics, which Level 3 Version 2 lets one leave out or leave empty."""
-    return item.isSetMath() and item.getMath().getType() != libsbml.AST_UNKNOWN
-
-
-def _label(item: libsbml.SBase, index: int) -> str:
-    """The id of an element, or its place in its list."""
-    identity = item.getIdAttribute()
-    return f"`{identity}`" if identity else f"number {index + 1}"
 
 
 def _each(items: Any) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from typing import final
 import libsbml
 import sympy
 from sympy import Basic, Dummy, Expr
+from sympy.logic.boolalg import Boolean
 
 from mechanistic.errors import nearest
 from mechanistic.model import symbol, time
@@ -90,10 +91,17 @@ class Translator:
         if node is None:
             return self._refuse("has no mathematics")
         result = number(self._value(node, _Call(scope)))
-        if result.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
-            return self._refuse("is not finite")
-        if result.has(sympy.I):
-            return self._refuse("is not a real number")
+        problem = _problem(result)
+        return result if problem is None else self._refuse(problem)
+
+    def condition(self, node: libsbml.ASTNode, scope: Mapping[str, Basic], place: str) -> Boolean:
+        """The truth value that `node` stands for; a number is true unless it is zero."""
+        self._place = place
+        result = truth(self._value(node, _Call(scope)))
+        problem = _problem(result)
+        if problem is not None:
+            self._refuse(problem)
+            return sympy.false
         return result
 
     def _bounded(self, value: Basic) -> Basic:
@@ -229,6 +237,13 @@ class Translator:
         return self._value(function.body, inner)
 
 
+def _problem(value: Basic) -> str | None:
+    """What keeps `value` from being computed, to complete a sentence; None where nothing does."""
+    if value.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
+        return "is not finite"
+    return "is not a real number" if value.has(sympy.I) else None
+
+
 def _children(node: libsbml.ASTNode) -> Iterator[libsbml.ASTNode]:
     return (node.getChild(i) for i in range(node.getNumChildren()))
 
@@ -247,8 +262,7 @@ def _flattened(node: libsbml.ASTNode) -> list[libsbml.ASTNode]:
 
 
 def _describe(node: libsbml.ASTNode) -> str:
-    kind = node.getType()
-    if kind == libsbml.AST_FUNCTION_DELAY:
+    if node.getType() == libsbml.AST_FUNCTION_DELAY:
         return "delay()"
     name = node.getName() or node.getOperatorName()
-    return f"`{name}`" if name else f"the MathML construct number {kind}"
+    return f"`{name}`" if name else f"the MathML construct number {node.getType()}"

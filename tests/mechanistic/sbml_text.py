@@ -1,5 +1,7 @@
 """Small SBML files for tests, put together from pieces of XML."""
 
+from collections.abc import Mapping
+
 MATHML = "http://www.w3.org/1998/Math/MathML"
 SYMBOLS = "http://www.sbml.org/sbml/symbols"
 TIME = f'<csymbol encoding="text" definitionURL="{SYMBOLS}/time">t</csymbol>'
@@ -26,6 +28,12 @@ def term(text: str) -> str:
     if text.startswith("<"):
         return text
     return f"<cn>{text}</cn>" if text[0].isdigit() or text[0] == "-" else f"<ci>{text}</ci>"
+
+
+def delayed(body: str, lag: str) -> str:
+    """The csymbol `delay`."""
+    symbol = f'<csymbol encoding="text" definitionURL="{SYMBOLS}/delay">d</csymbol>'
+    return f"<apply>{symbol}{term(body)}{term(lag)}</apply>"
 
 
 def listed(name: str, *items: str) -> str:
@@ -88,6 +96,15 @@ def reaction(name: str, left: str, right: str, law: str, modifiers: str = "", lo
     parts += listed("Modifiers", *([modifier] if modifier else []))
     kinetics = f"<kineticLaw>{math(term(law))}{local}</kineticLaw>"
     return f'<reaction id="{name}" reversible="false" {more}>{parts}{kinetics}</reaction>'
+
+
+def event(name: str, trigger: str, changes: Mapping[str, str], parts: str = "", trigger_values: bool = True) -> str:
+    """An event of Level 3, persistent, and not triggered at the start; `parts` are its delay and its priority."""
+    condition = f'<trigger initialValue="true" persistent="true">{math(trigger)}</trigger>'
+    items = (f'<eventAssignment variable="{n}">{math(term(body))}</eventAssignment>' for n, body in changes.items())
+    label = f'id="{name}"' if name else ""
+    head = f'<event {label} useValuesFromTriggerTime="{_flag(trigger_values)}">'
+    return f"{head}{condition}{parts}{listed('EventAssignments', *items)}</event>"
 
 
 def function(name: str, arguments: str, body: str) -> str:

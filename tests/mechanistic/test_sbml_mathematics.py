@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mechanistic.errors import InvalidSBML, UnsupportedSBML
-from mechanistic.model import KineticModel, Parameter, State, symbol, time
+from mechanistic.model import KineticModel, Parameter, State, delay, symbol, time
 from mechanistic.sbml import read_sbml, write_sbml
 from mechanistic.sbml.mathematics import CONSTANTS, ROWS, Untranslatable, write_node
 from tests.mechanistic.sbml_text import AVOGADRO, TIME, apply, assigned, call, function, listed, parameter, sbml, term
@@ -250,6 +250,7 @@ SAMPLES = {
     sympy.Pow: X**Y,
     sympy.Min: sympy.Min(X, Y),
     sympy.Max: sympy.Max(X, Y),
+    delay: delay(X, Y),
     **{kind: kind(X > 0, Y > 0) for kind in (sympy.And, sympy.Or, sympy.Xor)},
     sympy.Not: sympy.Not(sympy.And(X > 0, Y > 0)),
     **{kind: kind(X, Y) for kind in (sympy.Eq, sympy.Ne, sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)},

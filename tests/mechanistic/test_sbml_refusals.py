@@ -6,11 +6,12 @@ from mechanistic.errors import InvalidSBML, UnsupportedSBML
 from mechanistic.sbml import read_sbml
 from mechanistic.sbml.findings import Findings
 from tests.mechanistic.sbml_text import (
-    SYMBOLS,
     apply,
     assigned,
     call,
     compartment,
+    delayed,
+    event,
     function,
     initially,
     listed,
@@ -24,14 +25,6 @@ from tests.mechanistic.sbml_text import (
     term,
 )
 
-DELAY = f'<apply><csymbol encoding="text" definitionURL="{SYMBOLS}/delay">d</csymbol>{term("p")}{term("1")}</apply>'
-
-
-def event(name: str) -> str:
-    trigger = f'<trigger initialValue="true" persistent="true">{math(apply("gt", "p", "1"))}</trigger>'
-    change = f'<eventAssignment variable="p">{math(term("2"))}</eventAssignment>'
-    return f'<event id="{name}" useValuesFromTriggerTime="true">{trigger}{listed("EventAssignments", change)}</event>'
-
 
 def test_five_problems_are_listed_in_one_error():
     text = sbml(
@@ -41,15 +34,15 @@ def test_five_problems_are_listed_in_one_error():
         listed("Rules", f"<algebraicRule>{math(apply('minus', apply('times', 'q', 'q'), 'u'))}</algebraicRule>"),
         listed(
             "Reactions",
-            reaction("delayed", reference("S"), "", DELAY),
+            reaction("early", reference("S"), "", delayed("p", "-1")),
             reaction("lawless", reference("T"), "", "1").replace(f"<kineticLaw>{math(term('1'))}</kineticLaw>", ""),
         ),
-        listed("Events", event("dose"), event("wash")),
+        listed("Events", event("dose", apply("gt", "p", "1"), {"S": "2", "p": apply("divide", "1", "0")})),
     )
     with pytest.raises(UnsupportedSBML) as refusal:
         read_sbml(text)
     problems = "\n".join(refusal.value.problems)
-    for part in ("event `dose`", "event `wash`", "algebraic rule", "reaction `delayed`: delay()", "reaction `lawless`"):
+    for part in ("`p` in event `dose`", "algebraic rule", "reaction `early`: delay()", "reaction `lawless`"):
         assert part in problems
     assert "species `S`: it has no initial value" in problems
 
@@ -123,23 +116,13 @@ def test_a_concentration_moved_by_a_rule_in_an_assigned_size_is_refused():
         read_sbml(text)
 
 
-def test_fast_reactions_are_refused():
-    text = sbml(
-        listed("Compartments", compartment("V")),
-        listed("Species", species("S", "V", 'initialAmount="1"')),
-        listed("Reactions", reaction("J", reference("S"), "", "S", more='fast="true"')),
-        version=1,
-    )
-    with pytest.raises(UnsupportedSBML, match="reaction `J`: fast"):
-        read_sbml(text)
-
-
 def test_packages_that_change_the_meaning_are_refused_beside_everything_else():
     package = 'xmlns:multi="http://www.sbml.org/sbml/level3/version1/multi/version1" multi:required="true"'
-    text = sbml(listed("Parameters", parameter("p", "1", constant=False)), listed("Events", event("e")), root=package)
+    endless = [parameter("a", "INF"), parameter("b")]
+    text = sbml(listed("Parameters", *endless), listed("InitialAssignments", initially("b", "a")), root=package)
     with pytest.raises(UnsupportedSBML) as refusal:
         read_sbml(text)
-    assert [problem.split()[0] for problem in refusal.value.problems] == ["package", "event"]
+    assert [problem.split()[0] for problem in refusal.value.problems] == ["package", "parameter"]
 
 
 def test_what_is_undefined_beside_an_unsupported_package_is_no_crash():

@@ -1,0 +1,289 @@
+"""Events, delays and fast reactions of a file: the symbols that they become."""
+
+import pytest
+import sympy
+
+from mechanistic.errors import InvalidSBML, UnsupportedSBML
+from mechanistic.model import Event, KineticModel, Reaction, delay, symbol, time
+from mechanistic.sbml import read_sbml, write_sbml
+from tests.mechanistic.sbml_text import (
+    TIME,
+    apply,
+    assigned,
+    compartment,
+    delayed,
+    event,
+    initially,
+    listed,
+    math,
+    parameter,
+    rate,
+    reaction,
+    reference,
+    sbml,
+    species,
+    term,
+)
+
+S, V, P, Q, K = map(symbol, "SVpqk")
+LATER = sympy.Gt(time, 1)
+AFTER_ONE = apply("gt", TIME, "1")
+
+
+def part(kind: str, body: str) -> str:
+    """The `delay` or the `priority` of an event."""
+    return f"<{kind}>{math(term(body))}</{kind}>"
+
+
+def network(*events: str, rules: str = "", moving: bool = True, changes: bool = False) -> KineticModel:
+    """S decays in V = 2 as a concentration; p = 5 and q = 3 may change, k = 0.5 may not."""
+    size = compartment("V", "2", constant=not changes)
+    law = reaction("J", reference("S"), "", apply("times", "k", "S", "V"))
+    return read_sbml(
+        sbml(
+            listed("Compartments", size),
+            listed("Species", species("S", "V", 'initialConcentration="4"', boundary=not moving)),
+            listed(
+                "Parameters", parameter("p", "5", constant=False), parameter("q", "3", False), parameter("k", "0.5")
+            ),
+            listed("Rules", rules) if rules else "",
+            listed("Reactions", law),
+            listed("Events", *events),
+        )
+    )
+
+
+def only(model: KineticModel) -> Event:
+    (found,) = model.events
+    return found
+
+
+# What an event is
+
+
+def test_every_part_of_an_event_is_read():
+    text = event(
+        "dose", apply("lt", "S", "p"), {"p": apply("plus", "p", "q")}, part("delay", "k") + part("priority", "q")
+    )
+    text = text.replace('initialValue="true"', 'initialValue="false"').replace(
+        'persistent="true"', 'persistent="false"'
+    )
+    model = network(text.replace('TriggerTime="true"', 'TriggerTime="false"'))
+    below = sympy.Lt(S / V, P, evaluate=False)
+    assert only(model) == Event("dose", below, {"p": P + Q}, K, Q, False, False, False)
+    assert model.state_names == ("S", "p")
+    assert not {state.name: state.nonnegative for state in model.states}["p"]
+    assert model.initial_values()["p"] == 5
+    assert model.derivatives()["p"] == 0
+    assert model.parameter_names == ("V", "q", "k")
+
+
+def test_what_an_event_of_level_2_leaves_out_has_its_default():
+    text = sbml(
+        '<listOfParameters><parameter id="p" value="1" constant="false"/></listOfParameters>',
+        f"<listOfEvents><event><trigger>{math(AFTER_ONE)}</trigger><listOfEventAssignments>"
+        f'<eventAssignment variable="p">{math(term("2"))}</eventAssignment>'
+        "</listOfEventAssignments></event></listOfEvents>",
+        level=2,
+        version=4,
+    )
+    assert only(read_sbml(text)) == Event("event_1", LATER, {"p": 2}, 0, None, True, True, True)
+
+
+def test_events_without_an_id_get_names_that_nothing_else_has():
+    names = [
+        event("", AFTER_ONE, {"p": "1"}),
+        event("event_1", AFTER_ONE, {"p": "2"}),
+        event("", AFTER_ONE, {"p": "3"}),
+    ]
+    assert [each.name for each in network(*names).events] == ["event_1_", "event_1", "event_3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("p", sympy.Ne(P, 0)),
+        ("<true/>", sympy.true),
+        ("2", sympy.true),
+        (apply("and", AFTER_ONE, apply("geq", "p", "q")), sympy.And(LATER, sympy.Ge(P, Q, evaluate=False))),
+        (apply("not", AFTER_ONE), sympy.Le(time, 1)),
+    ],
+)
+def test_triggers_are_conditions(text, condition):
+    assert only(network(event("e", term(text), {"q": "1"}))).trigger == condition
+
+
+# Parts without mathematics
+
+
+def test_an_event_without_a_condition_never_happens():
+    text = event("e", AFTER_ONE, {"p": "1"}).replace(math(AFTER_ONE), "")
+    assert network(text) == network()
+
+
+def test_delays_priorities_and_assignments_without_mathematics_have_no_effect():
+    text = event("e", AFTER_ONE, {"p": "1"}, "<delay/><priority/>")
+    text = text.replace("<listOfEventAssignments>", '<listOfEventAssignments><eventAssignment variable="q"/>')
+    assert network(text) == network(event("e", AFTER_ONE, {"p": "1"}))
+
+
+def test_an_event_without_assignments_stays_an_event():
+    assert only(network(event("e", AFTER_ONE, {}))) == Event("e", LATER, {})
+
+
+# Amounts after an event
+
+
+def test_a_concentration_becomes_an_amount():
+    assert only(network(event("e", AFTER_ONE, {"S": apply("plus", "S", "3")}))).assignments == {"S": (S / V + 3) * V}
+
+
+def test_amounts_stay_where_the_size_changes():
+    model = network(event("e", AFTER_ONE, {"V": apply("times", "2", "V")}), changes=True)
+    assert only(model).assignments == {"V": 2 * V}
+    assert model.state_names == ("S", "V")
+    assert model.initial_values() == {"S": 8, "V": 2}
+    assert {state.name: state.nonnegative for state in model.states} == {"S": True, "V": True}
+
+
+@pytest.mark.parametrize("order", [("S", "V"), ("V", "S")])
+def test_a_concentration_and_the_size_that_one_event_gives(order):
+    values = {"S": "3", "V": apply("times", "2", "V")}
+    model = network(event("e", AFTER_ONE, {name: values[name] for name in order}), changes=True)
+    assert only(model).assignments == {"V": 2 * V, "S": 6 * V}
+
+
+def test_a_size_that_follows_by_a_rule_from_what_the_event_gives():
+    rules = assigned("q", apply("plus", "p", "1")) + assigned("V", apply("times", "2", "q"))
+    model = network(event("e", AFTER_ONE, {"S": "3", "p": apply("minus", "p")}), rules=rules, changes=True)
+    assert only(model).assignments == {"S": 3 * 2 * (-P + 1), "p": -P}
+
+
+def test_a_size_that_depends_on_the_concentration_itself_is_refused():
+    rules = assigned("V", apply("plus", apply("times", "p", "q"), "1"))
+    assert network(event("e", AFTER_ONE, {"S": "3"}), rules=rules, changes=True)
+    around = sbml(
+        listed("Compartments", compartment("V", "", constant=False)),
+        listed("Species", species("S", "V", 'initialAmount="1"'), species("T", "V", 'initialAmount="1"', amounts=True)),
+        listed("Rules", assigned("V", apply("plus", "T", "1"))),
+        listed("Events", event("e", AFTER_ONE, {"S": "3", "T": "S"})),
+    )
+    assert only(read_sbml(around)).assignments == {"S": 3 * (S / V + 1), "T": S / V}
+
+
+def test_boundary_species_compartments_and_stoichiometries_become_states():
+    text = sbml(
+        listed("Compartments", compartment("V", "2")),
+        listed(
+            "Species", species("S", "V", 'initialAmount="4"'), species("B", "V", 'initialAmount="1"', boundary=True)
+        ),
+        listed("Reactions", reaction("J", reference("B"), reference("S", "2", "n", constant=False), "3")),
+        listed("Events", event("e", AFTER_ONE, {"n": "7", "B": "1"})),
+    )
+    model = read_sbml(text)
+    assert model.state_names == ("S", "B", "n")
+    assert only(model).assignments == {"n": 7, "B": V}
+    assert model.derivatives() == {"S": symbol("J") * symbol("n"), "B": 0, "n": 0}
+    assert model.expand(symbol("J")) == 3
+
+
+def test_a_state_that_only_events_move_needs_a_value_at_the_start():
+    text = sbml(
+        listed("Parameters", parameter("p", constant=False)), listed("Events", event("e", AFTER_ONE, {"p": "1"}))
+    )
+    with pytest.raises(UnsupportedSBML, match="parameter `p`: it has no initial value"):
+        read_sbml(text)
+
+
+def test_what_an_assignment_rule_holds_cannot_be_assigned():
+    with pytest.raises(InvalidSBML, match="assignment"):
+        network(event("e", AFTER_ONE, {"p": "1"}), rules=assigned("p", "q"))
+
+
+# Values from the time of the trigger
+
+
+def test_a_late_concentration_that_does_not_vary_meets_the_size_at_its_execution():
+    text = event("e", AFTER_ONE, {"S": "k"}, part("delay", "1"))
+    found = only(network(text, rules=rate("V", "1"), changes=True))
+    assert found.assignments == {"S": K * V}
+    assert not found.values_at_trigger
+    assert only(network(text)).values_at_trigger
+
+
+def test_a_late_concentration_that_varies_is_refused_where_the_size_varies():
+    text = event("e", AFTER_ONE, {"S": apply("times", "2", "S")}, part("delay", "1"))
+    with pytest.raises(UnsupportedSBML, match="event `e`: it gives `S` a concentration"):
+        network(text, rules=rate("V", "1"), changes=True)
+    assert only(network(text.replace('TriggerTime="true"', 'TriggerTime="false"'), rules=rate("V", "1"), changes=True))
+
+
+# Delays
+
+
+def test_a_delay_is_a_function():
+    model = network(rules=assigned("p", delayed("S", apply("times", "2", "k"))))
+    assert model.assignments == {"p": delay(S / V, 2 * K)}
+
+
+def test_delays_stand_in_laws_and_events():
+    late = sbml(
+        listed("Compartments", compartment("V")),
+        listed("Species", species("S", "V", 'initialAmount="4"', amounts=True)),
+        listed("Reactions", reaction("J", reference("S"), "", delayed("S", "2"))),
+        listed("Events", event("e", apply("gt", delayed("S", "1"), "3"), {"S": delayed("S", "4")})),
+    )
+    model = read_sbml(late)
+    assert model.reactions == (Reaction("J", {"S": -1}, delay(S, 2)),)
+    assert only(model) == Event("e", sympy.Gt(delay(S, 1), 3, evaluate=False), {"S": delay(S, 4)})
+
+
+# Fast reactions
+
+
+def test_a_fast_reaction_is_marked():
+    text = sbml(
+        listed("Compartments", compartment("V")),
+        listed("Species", species("S", "V", 'initialAmount="1"'), species("B", "V", "", boundary=True)),
+        listed("Reactions", reaction("J", reference("S"), reference("B"), "S", more='fast="true"')),
+        version=1,
+    )
+    (found,) = read_sbml(text.replace('id="B" compartment="V"', 'id="B" compartment="V" initialAmount="0"')).reactions
+    assert found == Reaction("J", {"S": -1}, S / V, fast=True)
+
+
+def test_a_fast_reaction_with_conversion_factors_is_one_column():
+    factors = parameter("a", "2"), parameter("b", "0.5")
+    text = sbml(
+        listed("Compartments", compartment("V")),
+        listed(
+            "Species",
+            species("S", "V", 'initialAmount="1"', amounts=True, conversionFactor="a"),
+            species("T", "V", 'initialAmount="1"', amounts=True, conversionFactor="b"),
+        ),
+        listed("Parameters", *factors),
+        listed("Reactions", reaction("J", reference("S"), reference("T"), "S", more='fast="true"')),
+        version=1,
+    )
+    model = read_sbml(text)
+    assert model.reactions == (Reaction("J", {"S": -2, "T": sympy.Rational(1, 2)}, S, fast=True),)
+    assert model.parameter_names == ("V",)
+
+
+# Whole models
+
+
+def test_what_was_read_is_written_and_read_again():
+    trigger = apply("lt", "S", "p")
+    text = event("dose", trigger, {"p": apply("plus", "p", "q"), "S": "1"}, part("delay", "k") + part("priority", "q"))
+    model = network(text, rules=assigned("q", delayed("S", "1")))
+    assert read_sbml(write_sbml(model)) == model
+
+
+def test_initial_assignments_give_events_their_start():
+    text = sbml(
+        listed("Parameters", parameter("p", constant=False), parameter("k", "2")),
+        listed("InitialAssignments", initially("p", apply("times", "3", "k"))),
+        listed("Events", event("e", AFTER_ONE, {"p": "1"})),
+    )
+    assert read_sbml(text).with_values(k=5).initial_values() == {"p": 15}
