@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.coupling import CouplingError, FluxResidual, ParameterCurve, ParameterDrive
+from hybrid.discrete import DrivenDiscrete
 from mechanistic.compile import RateField
 from mechanistic.errors import nearest
-from mechanistic.field import AbstractVectorField, Linearisation
+from mechanistic.field import AbstractDiscrete, AbstractVectorField, Linearisation
 from neural.latent_field import LatentField
 
 Coupling = FluxResidual | ParameterDrive | ParameterCurve
@@ -76,10 +77,18 @@ class HybridField(AbstractVectorField):
         """The mechanism as symbols."""
         return self.known.model
 
-    def forward(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+    @property
+    def discrete(self) -> AbstractDiscrete | None:
+        known = self.known.discrete
+        return None if known is None else DrivenDiscrete(known, self._view)
+
+    def _view(self, t: Tensor, x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        return self.amounts(x), self.driven_parameters(t, x, p)
+
+    def forward(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
         amounts = x if self.latent is None else x[..., : len(self.known.state_names)]
         seen = self._seen(t, x, p)
-        rate = self._add_learned(self.known(t, amounts, self._driven(seen, p)), seen, amounts)
+        rate = self._add_learned(self.known(t, amounts, self._driven(seen, p), held), seen, amounts)
         return rate if self.latent is None else torch.cat([rate, self._latent_rate(t, x)], dim=-1)
 
     def _add_learned(self, rate: Tensor, seen: Tensor, amounts: Tensor) -> Tensor:
@@ -110,9 +119,12 @@ class HybridField(AbstractVectorField):
         known = self.known.initial(p[..., : len(self.known.parameter_names)])
         return known if self.latent is None else torch.cat([known, p[..., -self.latent.latent :]], dim=-1)
 
-    def observe(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        driven = self._driven(self._seen(t, x, p), p)
-        return self.known.observe(t, x[..., : len(self.known.state_names)], driven)
+    def observe(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
+        return self.known.observe(t, self.amounts(x), self.driven_parameters(t, x, p), held)
+
+    def amounts(self, x: Tensor) -> Tensor:
+        """The mechanism's states among all, `(*batch, state)`."""
+        return x[..., : len(self.known.state_names)]
 
     def nominal(self) -> Tensor:
         known = self.known.nominal()
@@ -122,14 +134,14 @@ class HybridField(AbstractVectorField):
     def unit_of(self, name: str) -> str:
         return self.known.unit_of(name)
 
-    def linearise(self, t: Tensor, x: Tensor, p: Tensor) -> Linearisation:
+    def linearise(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Linearisation:
         """∂f/∂x and ∂f/∂t: analytic for the mechanism where nothing drives it, by autograd for the rest.
 
         Arguments as for `forward`; exact, and differentiable once more.
         """
         if len(self.drives) or self.latent is not None:
-            return _row_by_row(lambda times, states: self(times, states, p), t, x)
-        known = self.known.linearise(t, x, p[..., : len(self.known.parameter_names)])
+            return _row_by_row(lambda times, states: self(times, states, p, held), t, x)
+        known = self.known.linearise(t, x, p[..., : len(self.known.parameter_names)], held)
         if not len(self.residuals):
             return known
 

@@ -19,6 +19,69 @@ class Linearisation(NamedTuple):
     time_derivative: Tensor
 
 
+class AbstractDiscrete(nn.Module):
+    """What of a system is not smooth: modes that conditions switch, delays, and events.
+
+    A solver holds the modes during a step and finds the moments at which they change. *Held* values stand beside states
+    and parameters: the delayed values, then the modes, `(*batch, delay + mode)`. The functions below take times
+    `(*batch,)`, states, parameters and held values, of which they use only the delayed ones unless it is said.
+
+    Attributes:
+        modes, delays, events: how many there are of each.
+        nested: of each delayed value, whether it was computed from delayed values.
+        step: of each mode, 1 for a floor, -1 for a ceiling, else 0, `(mode,)`.
+        owner, target: of each assignment, its event and the state that it sets, `(assignment,)`.
+        persistent, initially, values_at_trigger: see `mechanistic.Event`, bool `(event,)`.
+    """
+
+    modes: int
+    delays: int
+    events: int
+    nested: tuple[bool, ...]
+    step: Tensor
+    owner: Tensor
+    target: Tensor
+    persistent: Tensor
+    initially: Tensor
+    values_at_trigger: Tensor
+
+    @abstractmethod
+    def mode(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        """The modes as they are at `(t, x)`, `(*batch, mode)`."""
+
+    @abstractmethod
+    def surface(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        """What crosses zero, or whole numbers where there is a `step`, when a mode changes, `(*batch, mode)`."""
+
+    @abstractmethod
+    def clock(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        """When each surface is crossed, where time alone moves it; else infinite or NaN. It uses the held modes."""
+
+    @abstractmethod
+    def lag(self, index: int, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        """How long ago a delayed value is taken from, `(*batch,)`; it uses delayed values before `index`."""
+
+    @abstractmethod
+    def past(self, index: int, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        """The delayed value when `(t, x)` is what was then, `(*batch,)`; it uses delayed values before `index`."""
+
+    @abstractmethod
+    def trigger(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        """Whether each trigger holds, bool `(*batch, event)`."""
+
+    @abstractmethod
+    def wait(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        """Time from trigger to execution, `(*batch, event)`."""
+
+    @abstractmethod
+    def priority(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        """Priorities, `(*batch, event)`; -inf where an event has none."""
+
+    @abstractmethod
+    def assigned(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        """The new values of all events, `(*batch, assignment)`."""
+
+
 class AbstractVectorField(nn.Module):
     """A right-hand side `dx/dt = f(t, x, p)` with names for its states, parameters and observables.
 
@@ -36,6 +99,16 @@ class AbstractVectorField(nn.Module):
     observable_names: tuple[str, ...]
     scales: Tensor
     nonnegative: Tensor
+
+    @property
+    def discrete(self) -> AbstractDiscrete | None:
+        """Modes, delays and events; None for a smooth system.
+
+        `forward`, `observe` and `linearise` of a system that has them take held values as a fourth argument: the
+        delayed values and the modes, or the delayed values alone, with the modes as they are at `(t, x)`. Without
+        delays it may be left out.
+        """
+        return None
 
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:

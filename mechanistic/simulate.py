@@ -110,7 +110,7 @@ def _in_pieces(solver: AbstractSolver, problem: Problem) -> Outcome:
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(outcome, name) for outcome in outcomes])
 
-    parts = {name: joined(name) for name in ("states", "status", "reached", "culprit", "method")}
+    parts = {name: joined(name) for name in ("states", "status", "reached", "culprit", "method", "delayed")}
     return Outcome(statistics=statistics, methods=outcomes[0].methods, **parts)
 
 
@@ -118,7 +118,7 @@ def _nothing_to_solve(problem: Problem, end: Tensor) -> Outcome:
     """A system without states, whose observables follow from the time alone."""
     none = torch.zeros_like(end, dtype=torch.long)
     states = end.new_zeros(*problem.times.shape, 0)
-    return Outcome(states, none, end, none, Statistics(none, none), none, ("no states",))
+    return Outcome(states, none, end, none, Statistics(none, none), none, ("no states",), states)
 
 
 def _labelled(field: AbstractVectorField, problem: Problem, outcome: Outcome, batch: torch.Size) -> Solution:
@@ -136,6 +136,7 @@ def _labelled(field: AbstractVectorField, problem: Problem, outcome: Outcome, ba
         Statistics(*(shaped(value) for value in outcome.statistics)),
         shaped(outcome.method),
         outcome.methods,
+        shaped(outcome.delayed),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, final
 import sympy
 from sympy.functions.elementary.piecewise import ExprCondPair
 
+from mechanistic.compile.switches import HeldSymbol
 from mechanistic.compile.tape import Tape, TapeBuilder
 from mechanistic.errors import ModelError
 from mechanistic.model import time
@@ -67,7 +68,7 @@ RELATIONS = {
 @final
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An expression without its names: a tape, and each slot's kind (`s`tate, `p`arameter, `a`ssignment, `t`ime)."""
+    """An expression without its names: a tape, and each slot's kind; see `kind_of`."""
 
     tape: Tape
     kinds: tuple[str, ...]
@@ -256,11 +257,13 @@ def _sum(b: TapeBuilder, registers: list[int]) -> int:
 
 
 def kind_of(states: frozenset[str], parameters: frozenset[str]) -> Callable[[sympy.Symbol], str]:
-    """Which table a symbol is read from: `s`, `p`, `t`, or `a` for an assignment."""
+    """Which table a symbol is read from: `s`, `p`, `t`, `h` for held values, or `a` for an assignment."""
 
     def kind(atom: sympy.Symbol) -> str:
         if atom == time:
             return "t"
+        if isinstance(atom, HeldSymbol):
+            return "h"
         return "s" if atom.name in states else "p" if atom.name in parameters else "a"
 
     return kind

@@ -1,7 +1,7 @@
 """Expressions grouped by shape, each shape evaluated once for all of its members, with sparse derivatives."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast, final
 
 import sympy
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mechanistic.compile.expression import Shape, kind_of, shape_of
 from mechanistic.compile.tape import TapeBuilder, differentiate
-from mechanistic.model import KineticModel, symbol, time
+from mechanistic.model import symbol, time
 
 
 class Tables(NamedTuple):
@@ -21,12 +21,14 @@ class Tables(NamedTuple):
         parameters: `(*batch, parameter)` or `(parameter,)`.
         time: `(*batch,)`.
         assignments: `(*batch, assignment)`.
+        held: delayed values and modes, `(*batch, held)`; None where there are none.
     """
 
     states: Tensor
     parameters: Tensor
     time: Tensor
     assignments: Tensor
+    held: Tensor | None = None
 
 
 @final
@@ -37,12 +39,14 @@ class Layout:
     states: Mapping[str, int]
     parameters: Mapping[str, int]
     assignments: Mapping[str, int]
+    held: Mapping[str, int] = field(default_factory=dict)
 
     def column(self, atom: sympy.Symbol, kind: str) -> int:
         """The column of a symbol in the table of its kind."""
         if kind == "t":
             return 0
-        return {"s": self.states, "p": self.parameters, "a": self.assignments}[kind][atom.name]
+        tables = {"s": self.states, "p": self.parameters, "a": self.assignments, "h": self.held}
+        return tables[kind][atom.name]
 
 
 @final
@@ -78,14 +82,14 @@ class Family(nn.Module):
     def gather(self, tables: Tables) -> list[Tensor]:
         """One tensor `(*batch, member)` a slot."""
         columns = cast(Tensor, self.columns)
-        sources = {"s": tables.states, "p": tables.parameters, "a": tables.assignments}
+        sources = {"s": tables.states, "p": tables.parameters, "a": tables.assignments, "h": tables.held}
         inputs = []
         for slot, kind in enumerate(self.kinds):
             if kind == "t":
                 inputs.append(tables.time.unsqueeze(-1))
                 continue
             span = self._ranges[slot]
-            table = sources[kind]
+            table = cast(Tensor, sources[kind])
             inputs.append(table.index_select(-1, columns[slot]) if span is None else table[..., span])
         return inputs
 
@@ -112,9 +116,7 @@ def _stack(values: Sequence[Tensor | float], like: Tensor, members: int) -> list
     return [v if v.shape == shape else v.expand(shape) for v in tensors]
 
 
-def group(
-    expressions: Sequence[sympy.Expr], model: KineticModel, layout: Layout, moving: frozenset[str]
-) -> list[Family]:
+def group(expressions: Sequence[sympy.Basic], layout: Layout, moving: frozenset[str]) -> list[Family]:
     """Families of `expressions`; `moving` are the assignments that depend on the state or on time."""
     kind = kind_of(frozenset(layout.states), frozenset(layout.parameters))
     grouped: dict[tuple[Shape, tuple[bool, ...]], list[tuple[int, list[int]]]] = {}
@@ -140,13 +142,12 @@ class Expressions(nn.Module):
 
     def __init__(
         self,
-        expressions: Sequence[sympy.Expr],
-        model: KineticModel,
+        expressions: Sequence[sympy.Basic],
         layout: Layout,
         moving: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
-        self.families = nn.ModuleList(group(expressions, model, layout, moving))
+        self.families = nn.ModuleList(group(expressions, layout, moving))
         order = [member for family in self._families for member in family.members]
         back = sorted(range(len(order)), key=order.__getitem__)
         self.ordered = back == list(range(len(order)))
@@ -179,10 +180,10 @@ class Expressions(nn.Module):
         return torch.cat(parts, dim=-1) if parts else tables.states.new_zeros((*tables.states.shape[:-1], 0))
 
 
-def assignment_layers(model: KineticModel) -> list[list[str]]:
+def assignment_layers(assignments: Mapping[str, sympy.Expr]) -> list[list[str]]:
     """Assignment names by depth: a layer depends on earlier layers only."""
     depth: dict[str, int] = {}
-    for name, value in model.assignments.items():
+    for name, value in assignments.items():
         inner = [depth[atom.name] for atom in value.free_symbols if atom.name in depth]
         depth[name] = 1 + max(inner, default=-1)
     layers: list[list[str]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
@@ -191,11 +192,11 @@ def assignment_layers(model: KineticModel) -> list[list[str]]:
     return layers
 
 
-def moving_assignments(model: KineticModel) -> frozenset[str]:
+def moving_assignments(assignments: Mapping[str, sympy.Expr], parameters: Iterable[str]) -> frozenset[str]:
     """Assignments that depend on the state or on time, directly or through others."""
-    still = {symbol(name) for name in model.parameter_names}
+    still = {symbol(name) for name in parameters}
     moving = set()
-    for name, value in model.assignments.items():
+    for name, value in assignments.items():
         if time in value.free_symbols or value.free_symbols - still:
             moving.add(name)
         else:

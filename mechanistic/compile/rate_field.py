@@ -7,7 +7,9 @@ import sympy
 import torch
 from torch import Tensor, nn
 
+from mechanistic.compile.discrete import Assignments, Discrete
 from mechanistic.compile.families import Expressions, Layout, Tables, assignment_layers, moving_assignments
+from mechanistic.compile.switches import Switches
 from mechanistic.conservation import conserved_totals
 from mechanistic.errors import ModelError
 from mechanistic.field import AbstractVectorField, Linearisation
@@ -34,24 +36,30 @@ class RateField(AbstractVectorField):
         self.state_names = model.state_names
         self.parameter_names = model.parameter_names
         self.observable_names = tuple(model.observables)
-        layers = assignment_layers(model)
+        switches = Switches(model)
+        locked = {name: switches.locked(value) for name, value in model.assignments.items()}
+        layers = assignment_layers(locked)
         order = [name for layer in layers for name in layer]
-        self._layout = Layout(
-            *({n: i for i, n in enumerate(names)} for names in (self.state_names, self.parameter_names, order))
+        states, parameters, assignments = (
+            {name: i for i, name in enumerate(names)} for names in (self.state_names, self.parameter_names, order)
         )
-        moving = moving_assignments(model)
-        compiled = [Expressions([model.assignments[n] for n in layer], model, self._layout, moving) for layer in layers]
-        self._layers = nn.ModuleList(compiled)
-        laws = [reaction.rate for reaction in model.reactions] + list(model.rates.values())
-        self._laws = Expressions(laws, model, self._layout, moving)
-        self._observables = Expressions(list(model.observables.values()), model, self._layout, moving)
-        initial = [model.expand(state.initial).xreplace({time: sympy.S.Zero}) for state in model.states]
-        self._initial = Expressions(initial, model, self._layout)
-        self._chain = _Chain([*compiled, self._laws], self._layout, _net(model))
+        self._layout = Layout(states, parameters, assignments, switches.columns)
+        moving = moving_assignments(locked, self.parameter_names)
+        self._assignments = Assignments(locked, self._layout, moving)
+        laws = [switches.locked(law) for law in (*(r.rate for r in model.reactions), *model.rates.values())]
+        self._laws = Expressions(laws, self._layout, moving)
+        seen = [switches.undelayed(value) for value in model.observables.values()]
+        self._observables = Expressions(seen, self._layout, moving)
+        self._initial = Expressions([_at_start(model, state.initial) for state in model.states], self._layout)
+        self._parts = [*cast(list[Expressions], list(self._assignments.layers)), self._laws]
+        self._chain = _Chain(self._parts, self._layout, _net(model))
+        self._discrete = Discrete(model, switches, self._layout) if switches.count or model.events else None
+        self._buffers_of(model, len(laws))
+
+    def _buffers_of(self, model: KineticModel, laws: int) -> None:
         dtype = torch.float64
-        self.register_buffer(
-            "_net", torch.tensor(_net(model), dtype=dtype).reshape(len(model.states), len(laws)), persistent=False
-        )
+        net = torch.tensor(_net(model), dtype=dtype).reshape(len(model.states), laws)
+        self.register_buffer("_net", net, persistent=False)
         self.register_buffer(
             "_nominal", torch.tensor([p.value for p in model.parameters], dtype=dtype), persistent=False
         )
@@ -59,20 +67,24 @@ class RateField(AbstractVectorField):
         nonnegative = torch.tensor([state.nonnegative for state in model.states], dtype=torch.bool)
         self.register_buffer("nonnegative", nonnegative, persistent=False)
 
-    def forward(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        return nn.functional.linear(self._laws(self._tables(t, x, p)), cast(Tensor, self._net))
+    @property
+    def discrete(self) -> Discrete | None:
+        return self._discrete
 
-    def rates(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+    def forward(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
+        return nn.functional.linear(self._laws(self._tables(t, x, p, held)), cast(Tensor, self._net))
+
+    def rates(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
         """Rates of the reactions, `(*batch, reaction)`; arguments as for `forward`."""
-        return cast(Tensor, self._laws(self._tables(t, x, p)))[..., : len(self.model.reactions)]
+        return cast(Tensor, self._laws(self._tables(t, x, p, held)))[..., : len(self.model.reactions)]
 
-    def assignments(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
+    def assignments(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
         """Values of the assignments, `(*batch, assignment)`, in the model's order; arguments as for `forward`."""
         order = [self._layout.assignments[name] for name in self.model.assignments]
-        return self._tables(t, x, p).assignments[..., order]
+        return self._tables(t, x, p, held).assignments[..., order]
 
-    def observe(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        return cast(Tensor, self._observables(self._tables(t, x, p)))
+    def observe(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
+        return cast(Tensor, self._observables(self._tables(t, x, p, held)))
 
     def initial(self, p: Tensor) -> Tensor:
         states = p.new_zeros((*p.shape[:-1], len(self.state_names)))
@@ -85,9 +97,9 @@ class RateField(AbstractVectorField):
         quantities = {s.name: s.unit for s in self.model.states} | {p.name: p.unit for p in self.model.parameters}
         return self.model.time_unit if name == "time" and name not in quantities else quantities.get(name, "")
 
-    def linearise(self, t: Tensor, x: Tensor, p: Tensor) -> Linearisation:
-        tables = self._tables(t, x, p)
-        slopes = [cast(Expressions, part).slopes(tables) for part in (*self._layers, self._laws)]
+    def linearise(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Linearisation:
+        tables = self._tables(t, x, p, held)
+        slopes = [part.slopes(tables) for part in self._parts]
         n = len(self.state_names)
         extended = self._chain(slopes, x).reshape(*x.shape[:-1], n, n + 1)
         return Linearisation(extended[..., :n], extended[..., n])
@@ -96,11 +108,10 @@ class RateField(AbstractVectorField):
         families = len(self._laws.families)
         return f"RateField({self.model.name!r}: {len(self._laws)} rate laws in {families} families)"
 
-    def _tables(self, t: Tensor, x: Tensor, p: Tensor) -> Tables:
-        tables = Tables(x, p, t, x[..., :0])
-        for layer in self._layers:
-            tables = tables._replace(assignments=torch.cat([tables.assignments, layer(tables)], dim=-1))
-        return tables
+    def _tables(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None) -> Tables:
+        if self._discrete is not None:
+            held = self._discrete.complete(t, x, p, held)
+        return cast(Tables, self._assignments(t, x, p, held))
 
 
 @final
@@ -192,12 +203,18 @@ def _accumulate(slope: Tensor, upstream: Tensor, links: Tensor, size: int) -> Te
     return slope.new_zeros((*slope.shape[:-1], size)).index_add(-1, target, products)
 
 
+def _at_start(model: KineticModel, initial: sympy.Expr) -> sympy.Expr:
+    """An initial value over parameters; what is delayed is at the start what it is then."""
+    written = model.expand(initial)
+    while written.has(delay):
+        written = written.xreplace({atom: atom.args[0] for atom in written.atoms(delay)})
+    return written.xreplace({time: sympy.S.Zero})
+
+
 def _refuse(model: KineticModel) -> None:
     present = {
-        "events": bool(model.events),
         "algebraic equations": bool(model.algebraic),
         "fast reactions": any(reaction.fast for reaction in model.reactions),
-        "delay()": any(expression.has(delay) for expression in model.expressions().values()),
     }
     problems = [f"{name} cannot be simulated yet" for name, there in present.items() if there]
     if problems:

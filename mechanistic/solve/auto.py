@@ -46,6 +46,7 @@ class Auto(AbstractSolver):
             statistics,
             first.method.index_fill(0, again, 1),
             methods,
+            _replaced(first.delayed, again, second.delayed),
         )
 
 

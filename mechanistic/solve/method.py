@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,27 +11,79 @@ from mechanistic.field import AbstractVectorField, Linearisation
 from mechanistic.solve.problem import AbstractSolver
 
 
+class Delayed(Protocol):
+    """Looks up the delayed values of some rows."""
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        """Delayed values, `(row, delay)`, at times `(row,)` and states `(row, state)`."""
+        ...
+
+    def select(self, rows: Tensor) -> "Delayed":
+        """The same for some of the rows."""
+        ...
+
+
 class Rhs(NamedTuple):
     """The right-hand side of some rows: a field, their parameters and constant inputs.
 
     Attributes:
-        field: `f(t, x, p)`.
+        field: `f(t, x, p)`, or `f(t, x, p, held)` where it has modes or delays.
         parameters: `(row, parameter)`.
         inputs: constant input, amount per time, `(row, state)`; None when there is none at all.
+        modes: held during the step, `(row, mode)`; None for a smooth field.
+        delayed: the delayed values; None where there are no delays.
     """
 
     field: AbstractVectorField
     parameters: Tensor
     inputs: Tensor | None
+    modes: Tensor | None = None
+    delayed: Delayed | None = None
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         """dx/dt, `(row, state)`."""
-        rate: Tensor = self.field(t, x, self.parameters)
+        rate: Tensor = self.field(t, x, self.parameters, *self._held(t, x))
         return rate if self.inputs is None else rate + self.inputs
 
     def linearise(self, t: Tensor, x: Tensor) -> Linearisation:
         """∂f/∂x and ∂f/∂t; the inputs are constant."""
-        return self.field.linearise(t, x, self.parameters)
+        if self.delayed is not None:
+            return _row_by_row(self, t, x)
+        return self.field.linearise(t, x, self.parameters, *self._held(t, x))
+
+    def select(self, rows: Tensor) -> "Rhs":
+        """The right-hand side of some of the rows."""
+        return Rhs(
+            self.field,
+            self.parameters[rows],
+            None if self.inputs is None else self.inputs[rows],
+            None if self.modes is None else self.modes[rows],
+            None if self.delayed is None else self.delayed.select(rows),
+        )
+
+    def delayed_at(self, t: Tensor, x: Tensor) -> Tensor:
+        """The delayed values, `(row, delay)`."""
+        return x[..., :0] if self.delayed is None else self.delayed(t, x)
+
+    def _held(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        if self.modes is None:
+            return ()
+        return (self.modes if self.delayed is None else torch.cat([self.delayed(t, x), self.modes], dim=-1),)
+
+
+def _row_by_row(rhs: Rhs, t: Tensor, x: Tensor) -> Linearisation:
+    """Derivatives of the whole right-hand side, what it looks up included; one reverse pass a state."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        times, states = (v if graph and v.requires_grad else v.detach().requires_grad_() for v in (t, x))
+        rate = rhs(times, states)
+        rows = [
+            torch.autograd.grad(rate[:, i].sum(), (states, times), create_graph=graph, retain_graph=True,
+                                allow_unused=True, materialize_grads=True)
+            for i in range(x.shape[-1])
+        ]  # fmt: skip
+    by_state, by_time = zip(*rows, strict=True)
+    return Linearisation(torch.stack(by_state, dim=-2), torch.stack(by_time, dim=-1))
 
 
 class Step(NamedTuple):

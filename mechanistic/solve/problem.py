@@ -20,6 +20,7 @@ class Status(IntEnum):
     MIN_STEP = 2
     NOT_FINITE = 3
     STIFF = 4
+    EVENTS = 5
 
     @property
     def advice(self) -> str:
@@ -30,6 +31,7 @@ class Status(IntEnum):
             Status.MIN_STEP: "the step size became too small; loosen the tolerance or look for a singularity",
             Status.NOT_FINITE: "the rates are not finite; look for a division by zero or a logarithm below zero",
             Status.STIFF: "the system is stiff here; use Rodas5P() or Auto()",
+            Status.EVENTS: "events follow each other here without end, or the delay of one is negative or undefined",
         }[self]
 
 
@@ -105,6 +107,7 @@ class Outcome(NamedTuple):
         statistics: work done.
         method: name of the method that served each subject, index into `methods`, `(batch,)`.
         methods: names of the methods.
+        delayed: delayed values at the output times, `(batch, time, delay)`; without columns where there are none.
     """
 
     states: Tensor
@@ -114,6 +117,7 @@ class Outcome(NamedTuple):
     statistics: Statistics
     method: Tensor
     methods: tuple[str, ...]
+    delayed: Tensor
 
 
 class AbstractSolver(ABC):

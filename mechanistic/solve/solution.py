@@ -36,6 +36,7 @@ class Solution:
         statistics: accepted and rejected steps of each subject.
         method: index into `methods` of what served each subject, `(*batch,)`.
         methods: names of the methods.
+        delayed: delayed values, for observables that use them, `(*batch, time, delay)`.
     """
 
     field: AbstractVectorField
@@ -48,6 +49,7 @@ class Solution:
     statistics: Statistics
     method: Tensor
     methods: tuple[str, ...]
+    delayed: Tensor
 
     @property
     def succeeded(self) -> Tensor:
@@ -59,7 +61,8 @@ class Solution:
         valid = self.states.isfinite().all(-1)
         parameters = self.parameters.unsqueeze(-2).expand(*self.states.shape[:-1], -1)
         values = self.states.new_full((*self.states.shape[:-1], len(self.field.observable_names)), torch.nan)
-        seen = self.field.observe(self.times[valid], self.states[valid], parameters[valid])
+        held = () if self.field.discrete is None else (self.delayed[valid],)
+        seen = self.field.observe(self.times[valid], self.states[valid], parameters[valid], *held)
         return values.masked_scatter(valid.unsqueeze(-1), seen)
 
     def check(self, subjects: Sequence[Any] | None = None) -> "Solution":

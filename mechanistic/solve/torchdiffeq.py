@@ -8,6 +8,7 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
+from mechanistic.errors import SolveError
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Status
 
 Rate: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -39,6 +40,10 @@ class TorchDiffEq(AbstractSolver):
             )
 
     def solve(self, problem: Problem) -> Outcome:
+        if problem.field.discrete is not None:
+            raise SolveError(
+                "torchdiffeq cannot solve this system:", ["it has events, conditions or delays; use Auto()"]
+            )
         times, jumps, rates = problem.stops.times, problem.stops.jumps, problem.stops.rates
         batch, count = problem.times.shape
         out = problem.initial.new_full((batch, count, problem.initial.shape[-1]), torch.nan)
@@ -74,7 +79,9 @@ class TorchDiffEq(AbstractSolver):
 
     def _outcome(self, out: Tensor, status: Tensor, reached: Tensor) -> Outcome:
         none = torch.zeros_like(status)
-        return Outcome(out, status, reached, none, Statistics(none, none), none, (f"torchdiffeq {self.method}",))
+        return Outcome(
+            out, status, reached, none, Statistics(none, none), none, (f"torchdiffeq {self.method}",), out[..., :0]
+        )
 
     @staticmethod
     def _rate(problem: Problem, begin: Tensor, length: Tensor, inputs: Tensor) -> Rate:

@@ -190,8 +190,8 @@ def test_models_without_reactions_parameters_or_observables() -> None:
 
 def test_layers_and_what_moves() -> None:
     model = layered()
-    assert [sorted(layer) for layer in assignment_layers(model)] == [["drive", "scale"], ["low"], ["high"]]
-    assert moving_assignments(model) == {"drive", "low", "high"}
+    assert [sorted(layer) for layer in assignment_layers(model.assignments)] == [["drive", "scale"], ["low"], ["high"]]
+    assert moving_assignments(model.assignments, model.parameter_names) == {"drive", "low", "high"}
 
 
 def test_scales_come_from_the_declaration_the_initial_value_the_totals_or_the_smallest() -> None:

@@ -1,0 +1,107 @@
+"""Events, modes and delays of a kinetic model, compiled."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast, final
+
+import sympy
+import torch
+from sympy import Basic, Expr
+from torch import Tensor, nn
+
+from mechanistic.compile.families import Expressions, Layout, Tables, assignment_layers
+from mechanistic.compile.switches import HeldSymbol, Switches
+from mechanistic.field import AbstractDiscrete
+from mechanistic.model import KineticModel
+
+
+@final
+class Assignments(nn.Module):
+    """Assignments evaluated layer by layer."""
+
+    def __init__(self, assignments: Mapping[str, Expr], layout: Layout, moving: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        layers = ([assignments[name] for name in layer] for layer in assignment_layers(assignments))
+        self.layers = nn.ModuleList(Expressions(layer, layout, moving) for layer in layers)
+
+    def forward(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None) -> Tables:
+        """The tables with the assignments filled in."""
+        tables = Tables(x, p, t, x[..., :0], held)
+        for layer in self.layers:
+            tables = tables._replace(assignments=torch.cat([tables.assignments, layer(tables)], dim=-1))
+        return tables
+
+
+@final
+class Discrete(AbstractDiscrete):
+    """Events, modes and delays of a `KineticModel`; owns nothing learnable."""
+
+    def __init__(self, model: KineticModel, switches: Switches, layout: Layout) -> None:
+        super().__init__()
+        events = model.events
+        self.modes, self.delays, self.events = len(switches.modes), len(switches.lags), len(events)
+        self.nested = tuple(any(isinstance(s, HeldSymbol) for s in past.free_symbols) for past in switches.past)
+        self._assignments = Assignments(switches.assignments, layout)
+
+        def compiled(expressions: Sequence[Basic]) -> Expressions:
+            return Expressions([switches.undelayed(expression) for expression in expressions], layout)
+
+        self._mode = compiled([mode.value for mode in switches.modes])
+        self._surface = compiled([mode.surface for mode in switches.modes])
+        self._clock = compiled([mode.clock for mode in switches.modes])
+        self._lags = nn.ModuleList(compiled([lag]) for lag in switches.lags)
+        self._past = nn.ModuleList(compiled([past]) for past in switches.past)
+        self._trigger = compiled([event.trigger for event in events])
+        self._wait = compiled([event.delay for event in events])
+        self._priority = compiled([-sympy.oo if event.priority is None else event.priority for event in events])
+        self._assigned = compiled([value for event in events for value in event.assignments.values()])
+        row = {name: i for i, name in enumerate(model.state_names)}
+        places = [(i, row[name]) for i, event in enumerate(events) for name in event.assignments]
+        self._buffer("owner", torch.tensor([owner for owner, _ in places], dtype=torch.long))
+        self._buffer("target", torch.tensor([target for _, target in places], dtype=torch.long))
+        self._buffer("step", torch.tensor([mode.step for mode in switches.modes], dtype=torch.long))
+        for name in ("persistent", "initially", "values_at_trigger"):
+            self._buffer(name, torch.tensor([getattr(event, name) for event in events], dtype=torch.bool))
+
+    def mode(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        return cast(Tensor, self._mode(self.tables(t, x, p, held)))
+
+    def surface(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        return cast(Tensor, self._surface(self.tables(t, x, p, held)))
+
+    def clock(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        return cast(Tensor, self._clock(Tables(x, p, t, x[..., :0], held)))
+
+    def lag(self, index: int, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        return cast(Tensor, self._lags[index](Tables(x, p, t, x[..., :0], held))).squeeze(-1)
+
+    def past(self, index: int, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        return cast(Tensor, self._past[index](Tables(x, p, t, x[..., :0], held))).squeeze(-1)
+
+    def trigger(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        return cast(Tensor, self._trigger(self.tables(t, x, p, held))) != 0
+
+    def wait(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        return cast(Tensor, self._wait(self.tables(t, x, p, held)))
+
+    def priority(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        return cast(Tensor, self._priority(self.tables(t, x, p, held)))
+
+    def assigned(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+        return cast(Tensor, self._assigned(self.tables(t, x, p, held)))
+
+    def complete(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None) -> Tensor:
+        """Held values, `(*batch, delay + mode)`, from all of them, from the delayed ones, or from none."""
+        if held is None:
+            if self.delays:
+                raise ValueError("delayed values are known to a simulation only; pass them as `held`")
+            held = x[..., :0]
+        if held.shape[-1] == self.delays + self.modes:
+            return held
+        return torch.cat([held, self.mode(t, x, p, held)], dim=-1)
+
+    def tables(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tables:
+        """States, parameters and assignments, none of them locked."""
+        return cast(Tables, self._assignments(t, x, p, held))
+
+    def _buffer(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)

@@ -1,0 +1,146 @@
+"""The event queue: which triggers hold, what has been triggered and not yet executed, and its execution."""
+
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from mechanistic.field import AbstractDiscrete
+
+LIMIT = 1_000
+"""Most executions at one moment, after which events are taken to follow each other without end."""
+
+
+class Moment(NamedTuple):
+    """Some subjects, each at its own time.
+
+    Attributes:
+        subject: index of each, `(row,)`.
+        t: `(row,)`.
+        x: `(row, state)`.
+        p: `(row, parameter)`.
+        held: delayed values, `(row, delay)`.
+    """
+
+    subject: Tensor
+    t: Tensor
+    x: Tensor
+    p: Tensor
+    held: Tensor
+
+    def select(self, rows: Tensor) -> "Moment":
+        """Some of the rows."""
+        return Moment(*(value[rows] for value in self))
+
+
+class Settled(NamedTuple):
+    """What came of the events at a moment.
+
+    Attributes:
+        x: states after them, `(row, state)`.
+        jumped: whether an event was executed, `(row,)`.
+        failed: whether they would never end, or a delay is negative or undefined, `(row,)`.
+    """
+
+    x: Tensor
+    jumped: Tensor
+    failed: Tensor
+
+
+@final
+class Agenda:
+    """Events of a batch: SBML Level 3 Version 2, section 4.11.
+
+    Of the events due at one moment the one with the highest priority is executed first, of equal ones the one that was
+    triggered first, then the one that stands first in the model. After each, all triggers are looked at again.
+    """
+
+    def __init__(self, discrete: AbstractDiscrete, subjects: int, like: Tensor) -> None:
+        self._discrete = discrete
+        self._on = discrete.initially.to(like.device).expand(subjects, -1).clone()
+        # One column for every time that something was triggered, its row infinite where it was not.
+        self._due = like.new_full((subjects, 0), torch.inf)
+        self._values = like.new_zeros(subjects, 0, len(discrete.owner))
+        self._event = torch.zeros(0, dtype=torch.long, device=like.device)
+        slots = torch.full((discrete.events, like.shape[-1]), -1, dtype=torch.long)
+        slots[discrete.owner.cpu(), discrete.target.cpu()] = torch.arange(len(discrete.owner))
+        self._slots = slots.to(like.device)
+
+    def due(self, subject: Tensor) -> Tensor:
+        """When something is executed next, `(row,)`; infinite where nothing is waiting."""
+        due = self._due[subject]
+        return due.amin(-1) if due.shape[1] else due.new_full((len(subject),), torch.inf)
+
+    def settle(self, moment: Moment) -> Settled:
+        """Looks at the triggers and executes what is due until nothing is left."""
+        x = moment.x
+        jumped = torch.zeros_like(moment.t, dtype=torch.bool)
+        failed = torch.zeros_like(jumped)
+        rows = torch.arange(len(moment.t), device=x.device)
+        for _ in range(LIMIT):
+            now = moment.select(rows)._replace(x=x[rows])
+            failed = failed.index_put((rows,), self._look(now))
+            ready = self._ready(now)
+            some = ready.any(-1) & ~failed[rows]
+            if not bool(some.any()):
+                return Settled(x, jumped, failed)
+            rows, now, ready = rows[some], now.select(some), ready[some]
+            x = x.index_put((rows,), self._execute(now, ready))
+            jumped[rows] = True
+        failed[rows] = True
+        return Settled(x, jumped, failed)
+
+    def _look(self, now: Moment) -> Tensor:
+        """Compares the triggers with what they were; whether a delay has no meaning, `(row,)`."""
+        with torch.no_grad():
+            on = self._discrete.trigger(now.t, now.x, now.p, now.held)
+            before = self._on[now.subject]
+            rising, falling = on & ~before, before & ~on & ~self._discrete.persistent
+            self._on[now.subject] = on
+        if bool(falling.any()) and len(self._event):
+            called_off = torch.zeros_like(self._due, dtype=torch.bool)
+            called_off[now.subject] = falling[:, self._event]
+            self._due = torch.where(called_off, torch.inf, self._due)
+        wrong = torch.zeros_like(now.t, dtype=torch.bool)
+        if bool(rising.any()):
+            wait = self._discrete.wait(now.t, now.x, now.p, now.held)
+            wrong = (rising & ~(wait >= 0)).any(-1)
+            self._add(now, rising, torch.where(rising, wait, 0.0))
+        return wrong
+
+    def _add(self, now: Moment, rising: Tensor, wait: Tensor) -> None:
+        events = rising.any(0).nonzero().squeeze(1)
+        due = torch.where(rising, now.t[:, None] + wait, torch.inf)[:, events]
+        column = self._due.new_full((len(self._due), len(events)), torch.inf)
+        column = column.index_put((now.subject,), due)
+        assigned = self._discrete.assigned(now.t, now.x, now.p, now.held)
+        values = self._values.new_zeros(len(self._due), len(events), assigned.shape[-1])
+        values = values.index_put((now.subject,), assigned[:, None].expand(-1, len(events), -1))
+        kept = self._due.isfinite().any(0)
+        self._due = torch.cat([self._due[:, kept], column], dim=1)
+        self._values = torch.cat([self._values[:, kept], values], dim=1)
+        self._event = torch.cat([self._event[kept], events])
+
+    def _ready(self, now: Moment) -> Tensor:
+        # Moments that differ by rounding are one moment.
+        slack = 8 * torch.finfo(now.t.dtype).eps * now.t.abs()
+        return self._due[now.subject] <= (now.t + slack).detach()[:, None]
+
+    def _execute(self, now: Moment, ready: Tensor) -> Tensor:
+        """The states after the event that goes first, `(row, state)`."""
+        with torch.no_grad():
+            priority = self._discrete.priority(now.t, now.x, now.p, now.held)[:, self._event]
+            highest = torch.where(ready, priority, -torch.inf).amax(-1, keepdim=True)
+            # The first of several columns that are True.
+            slot = (ready & (priority >= highest)).to(torch.int8).argmax(-1)
+        event = self._event[slot]
+        done = torch.zeros_like(self._due, dtype=torch.bool)
+        done[now.subject, slot] = True
+        stored = self._values[now.subject, slot]
+        fresh = self._discrete.assigned(now.t, now.x, now.p, now.held)
+        values = torch.where(self._discrete.values_at_trigger[event][:, None], stored, fresh)
+        self._due = torch.where(done, torch.inf, self._due)
+        source = self._slots[event]
+        if not values.shape[-1]:
+            return now.x
+        return torch.where(source >= 0, values.gather(1, source.clamp_min(0)), now.x)

@@ -1,0 +1,146 @@
+"""Where a step crosses a surface: the first moment at which a mode is not what the step took it for."""
+
+from collections.abc import Callable
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from mechanistic.field import AbstractDiscrete
+from mechanistic.solve.method import AbstractMethod, Rhs, Step
+
+SAMPLES = (0.25, 0.5, 0.75, 1.0)
+"""Fractions of a step at which the modes are looked at."""
+
+ITERATIONS = 100
+
+
+@final
+class Path(NamedTuple):
+    """The dense output of some steps, and what their modes are computed from.
+
+    Attributes:
+        method, discrete: what was stepped with, and what is looked for.
+        rhs: of these rows.
+        t, h: start and size, `(row,)`.
+        x, end: states, `(row, state)`.
+        stages: `(stage, row, state)`.
+    """
+
+    method: AbstractMethod
+    discrete: AbstractDiscrete
+    rhs: Rhs
+    t: Tensor
+    h: Tensor
+    x: Tensor
+    end: Tensor
+    stages: Tensor
+
+    @classmethod
+    def of(cls, method: AbstractMethod, rhs: Rhs, t: Tensor, h: Tensor, x: Tensor, step: Step) -> "Path":
+        """The path of a step."""
+        discrete = rhs.field.discrete
+        assert discrete is not None
+        return cls(method, discrete, rhs, t, h, x, step.x, torch.stack(step.stages))
+
+    def select(self, rows: Tensor) -> "Path":
+        """Some of the steps."""
+        return self._replace(
+            rhs=self.rhs.select(rows),
+            t=self.t[rows],
+            h=self.h[rows],
+            x=self.x[rows],
+            end=self.end[rows],
+            stages=self.stages[:, rows],
+        )
+
+    def state(self, theta: Tensor) -> Tensor:
+        """States at the fractions `theta`, `(row, state)`."""
+        inner = self.method.interpolate(theta, self.x, self.end, self.h, self.stages)
+        return torch.where((theta >= 1).unsqueeze(-1), self.end, inner)
+
+    def modes(self, theta: Tensor) -> Tensor:
+        """Modes at the fractions `theta`, `(row, mode)`."""
+        return self._look(self.discrete.mode, theta)
+
+    def surfaces(self, theta: Tensor) -> Tensor:
+        """Surfaces at the fractions `theta`, `(row, mode)`."""
+        return self._look(self.discrete.surface, theta)
+
+    def _look(self, what: Callable[..., Tensor], theta: Tensor) -> Tensor:
+        t, x = self.t + theta * self.h, self.state(theta)
+        return what(t, x, self.rhs.parameters, self.rhs.delayed_at(t, x))
+
+
+class Crossing(NamedTuple):
+    """The first crossing of each step.
+
+    Attributes:
+        found: whether there is one, `(row,)`.
+        theta: the fraction of the step right after it, `(row,)`; 1 where there is none.
+    """
+
+    found: Tensor
+    theta: Tensor
+
+
+def first_crossing(path: Path, arriving: Tensor) -> Crossing:
+    """Finds the first change of a mode along each step, to within the spacing of floating-point times.
+
+    Steps that are `arriving` where the clock says that something changes need no search when only their end differs.
+    """
+    modes = path.rhs.modes
+    assert modes is not None
+    low, high = torch.zeros_like(path.t), torch.ones_like(path.t)
+    found = torch.zeros_like(path.t, dtype=torch.bool)
+    for theta in SAMPLES:
+        at = torch.full_like(path.t, theta)
+        changed = (path.modes(at) != modes).any(-1)
+        high = torch.where(changed & ~found, at, high)
+        found |= changed
+        low = torch.where(found, low, at)
+    search = (found & ~(arriving & (high == 1.0) & (low == SAMPLES[-2]))).nonzero().squeeze(1)
+    if len(search):
+        high = high.index_put((search,), _refined(path.select(search), low[search], high[search]))
+    return Crossing(found, high)
+
+
+def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:
+    """The end of a bracket around each change that is as narrow as times can tell apart.
+
+    Secants that aim a little beyond or short of the root, so that both ends close in, and every third time a bisection.
+    """
+    modes = path.rhs.modes
+    assert modes is not None
+    finest = 2 * torch.finfo(low.dtype).eps * torch.maximum(torch.ones_like(low), path.t.abs() / path.h)
+    changed = path.modes(high) != modes
+    level = _levels(path, modes, path.modes(high))
+    below, above = path.surfaces(low) - level, path.surfaces(high) - level
+    for iteration in range(ITERATIONS):
+        if bool((high - low <= finest).all()):
+            break
+        middle = (low + high) / 2
+        if iteration % 3 < 2:
+            share = below / (below - above)
+            aimed = torch.where(changed & share.isfinite(), share, torch.inf).amin(-1)
+            nudge = finest if iteration % 3 == 0 else -finest
+            guess = low + aimed.clamp(0, 1) * (high - low) + nudge
+            middle = torch.where(aimed.isfinite() & (guess > low) & (guess < high), guess, middle)
+        now = path.modes(middle)
+        differs = (now != modes).any(-1)
+        surfaces = path.surfaces(middle)
+        if bool(differs.any()):
+            level = torch.where(differs[:, None], _levels(path, modes, now), level)
+            changed = torch.where(differs[:, None], now != modes, changed)
+        high = torch.where(differs, middle, high)
+        low = torch.where(differs, low, middle)
+        above = torch.where(differs[:, None], surfaces - level, above)
+        below = torch.where(differs[:, None], below, surfaces - level)
+    return high
+
+
+def _levels(path: Path, before: Tensor, after: Tensor) -> Tensor:
+    """What each surface crosses: zero, or the whole number between two values of a floor or a ceiling."""
+    step = path.discrete.step
+    between = torch.where(step > 0, torch.maximum(before, after), torch.minimum(before, after))
+    return torch.where(step == 0, 0.0, between)

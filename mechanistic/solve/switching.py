@@ -1,0 +1,234 @@
+"""Systems that are not smooth, under way: crossings, events, delays, and the outputs between them.
+
+Here nothing is recorded to be differentiated later. Where a gradient is wanted every accepted step is taken once more
+with a graph; the moment of a crossing is the root of its surface along the step, and is differentiated as such, which
+is the saltation term of a jump.
+"""
+
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from mechanistic.field import AbstractDiscrete
+from mechanistic.solve.agenda import LIMIT, Agenda, Moment
+from mechanistic.solve.clocks import Clocks, Trial
+from mechanistic.solve.crossing import Crossing, Path, first_crossing
+from mechanistic.solve.history import History, Lookup
+from mechanistic.solve.method import AbstractMethod, Rhs
+from mechanistic.solve.problem import Problem, Status
+
+WELL_PLACED = (1e-4, 0.9)
+"""A crossing at a fraction between these is looked for again by a step that ends there: dense output is less accurate
+in the middle of a step than at its ends."""
+
+BEYOND = 1.02
+"""How far such a step reaches, relative to where the crossing is expected."""
+
+
+class _Read(NamedTuple):
+    """Outputs read within some steps: their places in the flattened outputs, states and delayed values."""
+
+    place: Tensor
+    states: Tensor
+    delayed: Tensor
+
+
+@final
+class Switching:
+    """What a batch with modes, events or delays needs beside its clocks.
+
+    Attributes:
+        graph: whether a gradient is wanted.
+    """
+
+    def __init__(self, method: AbstractMethod, problem: Problem, discrete: AbstractDiscrete) -> None:
+        self._method, self._problem, self._discrete = method, problem, discrete
+        given = (problem.parameters, problem.initial, problem.stops.times, problem.stops.jumps, problem.stops.rates)
+        learnable = (*given, *problem.field.parameters())
+        self.graph = torch.is_grad_enabled() and any(value.requires_grad for value in learnable)
+        subjects = len(problem.initial)
+        start = problem.stops.times[:, 0].detach()
+        self._agenda = Agenda(discrete, subjects, problem.initial.detach()) if discrete.events else None
+        self._history = History(method, discrete, start, problem.initial) if discrete.delays else None
+        self._settled_at = torch.full_like(start, -torch.inf)
+        self._idle = torch.zeros(subjects, dtype=torch.long, device=start.device)
+        self._read: list[_Read] = []
+
+    def rhs(self, clocks: Clocks, inputs: Tensor | None) -> Rhs:
+        """The right-hand side for steps that start where the clocks stand."""
+        return Rhs(self._problem.field, clocks.parameters, inputs, clocks.modes, self._lookup(clocks))
+
+    def _lookup(self, clocks: Clocks) -> Lookup | None:
+        if self._history is None:
+            return None
+        return Lookup(self._history, clocks.subject, clocks.t.detach(), clocks.parameters)
+
+    def _delayed(self, clocks: Clocks) -> Tensor:
+        lookup = self._lookup(clocks)
+        return clocks.x[..., :0] if lookup is None else lookup(clocks.t, clocks.x)
+
+    # Where to go
+
+    def target(self, clocks: Clocks) -> Tensor:
+        """The next moment at which something is known to happen, `(row,)`."""
+        stops = [clocks.stop]
+        if self._agenda is not None:
+            stops.append(self._agenda.due(clocks.subject))
+        if self._discrete.modes:
+            stops.append(self._alarm(clocks))
+        if self._history is not None:
+            stops.append(self._history.next_echo(clocks.subject, clocks.t))
+        return torch.stack(stops).amin(0)
+
+    def _alarm(self, clocks: Clocks) -> Tensor:
+        """When time alone next changes a mode, `(row,)`."""
+        held = torch.cat([self._delayed(clocks), clocks.modes], dim=-1)
+        clock = self._discrete.clock(clocks.t, clocks.x, clocks.parameters, held)
+        return torch.where(clock > clocks.t[:, None], clock, torch.inf).nan_to_num(torch.inf).amin(-1)
+
+    def bound(self, clocks: Clocks, h: Tensor) -> Tensor:
+        """Step sizes that do not reach beyond the shortest lag, `(row,)`."""
+        if self._history is None:
+            return h
+        p = clocks.parameters
+        return torch.minimum(h, self._history.shortest(clocks.subject, clocks.t, clocks.x, p))
+
+    def crossing(self, clocks: Clocks, rhs: Rhs, trial: Trial) -> Trial:
+        """The trial, shortened to its first crossing, or sent back to end there."""
+        rows = trial.accepted.nonzero().squeeze(1)
+        if not self._discrete.modes or not len(rows):
+            return trial
+        path = self._path(rhs.select(rows), clocks, trial, rows)
+        found, theta = first_crossing(path, trial.arriving[rows])
+        again = found & (theta > WELL_PLACED[0]) & (theta < WELL_PLACED[1])
+        taken = Crossing(found & ~again, torch.where(again, BEYOND * theta, theta))
+        return trial._replace(
+            accepted=trial.accepted.index_put((rows,), ~again),
+            theta=trial.theta.index_put((rows,), taken.theta),
+            crossing=trial.crossing.index_put((rows,), taken.found),
+            again=trial.again.index_put((rows,), again),
+        )
+
+    def _path(self, rhs: Rhs, clocks: Clocks, trial: Trial, rows: Tensor) -> Path:
+        stages = torch.stack(trial.step.stages)[:, rows]
+        ends = clocks.t[rows], trial.h[rows], clocks.x[rows], trial.step.x[rows]
+        return Path(self._method, self._discrete, rhs, *ends, stages)
+
+    # Getting there
+
+    def land(self, clocks: Clocks, inputs: Tensor | None, trial: Trial) -> tuple[Tensor, Tensor]:
+        """Times and states at the end of the accepted steps, `(row,)` and `(row, state)`; reads outputs on the way."""
+        rows = trial.accepted.nonzero().squeeze(1)
+        if not len(rows):
+            return clocks.t, clocks.x
+        mine = clocks.select(rows)
+        rhs = self.rhs(mine, None if inputs is None else inputs[rows])
+        short = trial.theta[rows] < 1
+        arriving = trial.arriving[rows] & ~short
+        target = self.target(mine)
+        if self.graph:
+            h = torch.where(arriving, target - mine.t, trial.h[rows])
+            path = Path.of(self._method, rhs, mine.t, h, mine.x, self._method.step(rhs, mine.t, mine.x, h))
+            theta = self._differentiable(path, trial.theta[rows], trial.crossing[rows] & ~arriving)
+        else:
+            path, theta = self._path(rhs, clocks, trial, rows), trial.theta[rows]
+        ends = torch.where(arriving, target, mine.t + theta * path.h)
+        states = path.end
+        if bool(short.any()):
+            cut = self._method.interpolate(theta, path.x, path.end, path.h, path.stages)
+            states = torch.where(short[:, None], cut, path.end)
+        if self._history is not None:
+            self._history.record(mine.subject, path.t, path.h, path.x, path.end, path.stages)
+        self._read_within(path, mine.subject, ends.detach())
+        return clocks.t.index_put((rows,), ends), clocks.x.index_put((rows,), states)
+
+    def _differentiable(self, path: Path, theta: Tensor, crossing: Tensor) -> Tensor:
+        """Fractions whose derivative is that of the root of the surface that is crossed."""
+        if not bool(crossing.any()):
+            return theta
+        rows = crossing.nonzero().squeeze(1)
+        cut, at = path.select(rows), theta[rows]
+        with torch.no_grad():
+            held = cut.rhs.modes
+            assert held is not None
+            which = (cut.modes(at) != held).to(torch.int8).argmax(-1, keepdim=True)
+        free = at.detach().requires_grad_()
+        speed = torch.autograd.grad(cut.surfaces(free).gather(1, which).sum(), free)[0]
+        value = cut.surfaces(at).gather(1, which).squeeze(1)
+        return theta.index_put((rows,), at - (value - value.detach()) / speed)
+
+    # What happens there
+
+    def settle(self, clocks: Clocks, rows: Tensor, fresh: bool = False) -> tuple[Clocks, Tensor]:
+        """Clocks after the events of the `rows` that have arrived somewhere, and which of them were moved, `(row,)`."""
+        index = rows.nonzero().squeeze(1)
+        mine = clocks.select(index)
+        delayed = self._delayed(mine)
+        jumped = torch.full_like(index, fresh, dtype=torch.bool)
+        status = mine.status
+        if self._agenda is not None:
+            settled = self._agenda.settle(Moment(mine.subject, mine.t, mine.x, mine.parameters, delayed))
+            mine = mine._replace(x=settled.x)
+            jumped = jumped | settled.jumped
+            status = torch.where(settled.failed, int(Status.EVENTS), status)
+        with torch.no_grad():
+            modes = self._discrete.mode(mine.t, mine.x, mine.parameters, self._delayed(mine))
+            changed = (modes != mine.modes).any(-1)
+            if self._history is not None:
+                kink = jumped | changed
+                self._history.listen(mine.subject, kink, mine.t.detach(), mine.x.detach(), mine.parameters)
+            status = torch.where(self._stuck(mine) & (status == Status.OK), int(Status.EVENTS), status)
+        moved = clocks._replace(
+            x=clocks.x.index_put((index,), mine.x),
+            modes=clocks.modes.index_put((index,), modes),
+            status=clocks.status.index_put((index,), status),
+        )
+        return moved, torch.zeros_like(rows).index_put((index,), jumped)
+
+    def _stuck(self, mine: Clocks) -> Tensor:
+        """Whether conditions have changed again and again while time stood still, `(row,)`."""
+        t = mine.t.detach()
+        still = t - self._settled_at[mine.subject] <= 1e-14 * (1 + t.abs())
+        idle = torch.where(still, self._idle[mine.subject] + 1, 0)
+        self._idle[mine.subject], self._settled_at[mine.subject] = idle, t
+        return idle > LIMIT
+
+    # What is seen
+
+    def _read_within(self, path: Path, subject: Tensor, ends: Tensor) -> None:
+        """Reads the outputs from the start of each step up to its end, where something may still happen."""
+        times, before = self._problem.times[subject], self._problem.before[subject]
+        begin, end = path.t.detach()[:, None], ends[:, None]
+        inside = torch.where(before, (times > begin) & (times <= end), (times >= begin) & (times < end))
+        row, column = inside.nonzero(as_tuple=True)
+        if not len(row):
+            return
+        mine = path.select(row)
+        at = times[row, column]
+        states = mine.state((at - mine.t) / mine.h)
+        place = subject[row] * times.shape[1] + column
+        self._read.append(_Read(place, states, mine.rhs.delayed_at(at, states)))
+
+    def _read_at(self, clocks: Clocks, wanted: Tensor) -> None:
+        row, column = wanted.nonzero(as_tuple=True)
+        mine = clocks.select(row)
+        self._read.append(_Read(mine.subject * wanted.shape[1] + column, mine.x, self._delayed(mine)))
+
+    def read_start(self, clocks: Clocks) -> None:
+        """Reads the outputs that show the state before anything is given at the start."""
+        times, before = self._problem.times, self._problem.before
+        self._read_at(clocks, before & (times == clocks.t.detach()[:, None]))
+
+    def read_end(self, clocks: Clocks) -> tuple[Tensor, Tensor]:
+        """States and delayed values at all outputs, `(batch, time, …)`; the clocks of all subjects have stopped."""
+        times, before = self._problem.times, self._problem.before
+        done = (clocks.status == Status.OK)[:, None]
+        self._read_at(clocks, done & ~before & (times >= clocks.t.detach()[:, None]))
+        place = torch.cat([read.place for read in self._read])
+        found = []
+        for part in ("states", "delayed"):
+            values = torch.cat([getattr(read, part) for read in self._read])
+            out = values.new_full((times.numel(), values.shape[-1]), torch.nan).index_put((place,), values)
+            found.append(out.reshape(*times.shape, -1))
+        return found[0], found[1]
