@@ -9,11 +9,12 @@ from graphlib import CycleError, TopologicalSorter
 from typing import final
 
 import sympy
-from sympy import Basic, Expr, Rational, Symbol
+from sympy import Basic, Expr, Piecewise, Rational, Symbol
 from sympy.logic.boolalg import Boolean
 
 from mechanistic.model import symbol
 from mechanistic.sbml.declarations import Declarations, Quantity
+from mechanistic.sbml.delays import BEFORE_START
 from mechanistic.sbml.events import ReadEvent
 from mechanistic.sbml.extent import Extents
 from mechanistic.sbml.findings import Findings
@@ -24,12 +25,16 @@ from mechanistic.sbml.translator import TERM_LIMIT
 @final
 @dataclass(frozen=True)
 class Equations:
-    """What decides how quantities move: rules by id, reactions, and names that never move."""
+    """What decides how quantities move: rules by id, reactions, and names that never move.
+
+    `remembered` says that delays look back past the start, where nothing moves: a rate is zero there.
+    """
 
     assigned: Mapping[str, Expr]
     rates: Mapping[str, Expr]
     reactions: Iterable[ReadReaction]
     still: Collection[str]
+    remembered: bool = False
 
 
 @final
@@ -106,6 +111,8 @@ class Derivatives:
             return
         for placeholder in order:
             value = self.expression(direct[placeholder], f"rateOf({self._targets[placeholder]})")
+            if self._equations.remembered:
+                value = Piecewise((sympy.S.Zero, BEFORE_START), (value, True), evaluate=False)
             self._extents.define(placeholder, value)
             self._found[placeholder] = value
 

@@ -20,19 +20,19 @@ def factor_symbols(reactions: Iterable[ReadReaction]) -> set[Symbol]:
 
 
 def with_numbers(
-    reactions: Iterable[ReadReaction], values: Mapping[str, Expr], states: Collection[str], findings: Findings
+    reactions: Iterable[ReadReaction], values: Mapping[str, Expr], varying: Collection[str], findings: Findings
 ) -> list[ReadReaction]:
     """The reactions with one factor, 1, in every fast reaction that had several.
 
     Args:
         reactions: of the file.
-        values: name to value at time zero.
-        states: names of what changes in time.
+        values: name to value at time zero, or to rule.
+        varying: names of what changes in time.
         findings: where factors that change in time are noted.
     """
     numbers: dict[Symbol, Expr] = {}
     for atom in factor_symbols(reactions := list(reactions)):
-        if atom.name in values and atom.name not in states:
+        if atom.name in values and atom.name not in varying:
             numbers[atom] = _number(atom, values)
     return [_joined(reaction, numbers, findings) if reaction.is_mixed else reaction for reaction in reactions]
 

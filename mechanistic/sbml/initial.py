@@ -5,18 +5,28 @@ from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import sympy
-from sympy import Expr
+from sympy import Basic, Expr
 
-from mechanistic.model import symbol, time
+from mechanistic.model import delay, symbol, time
+from mechanistic.sbml.delays import before_start
 from mechanistic.sbml.extent import Extents
 from mechanistic.sbml.findings import Findings
 
 
 class Start(NamedTuple):
-    """Values at time zero over parameters and constant assignments, and the names that change in time."""
+    """How a model starts.
+
+    Attributes:
+        values: name to value at time zero, over parameters and constant assignments.
+        varying: names of all that changes in time.
+        past: symbol to value at negative times, over the same and `time`; of all that changes before or after zero.
+        first: symbol to value at time zero of all that changes after it; and `time`, which is zero.
+    """
 
     values: dict[str, Expr]
     varying: set[str]
+    past: dict[Basic, Expr]
+    first: dict[Basic, Expr]
 
 
 def at_start(raw: Mapping[str, Expr], states: Collection[str], ruled: Mapping[str, Expr], findings: Findings) -> Start:
@@ -35,22 +45,23 @@ def at_start(raw: Mapping[str, Expr], states: Collection[str], ruled: Mapping[st
     except CycleError as error:
         cycle = " -> ".join(reversed(error.args[1]))
         findings.invalid(f"initial assignments and rules depend on each other in a cycle: {cycle}")
-        return Start({}, set(states))
+        return Start({}, set(states), {}, {})
     if not _written_out(order, wanted, findings):
-        return Start({}, set(states))
+        return Start({}, set(states), {}, {})
     varying = _varying(order, states, ruled)
     values: dict[str, Expr] = {}
-    known: dict[Expr, Expr] = {time: sympy.S.Zero}
+    known: dict[Basic, Expr] = {time: sympy.S.Zero}
+    past: dict[Basic, Expr] = {}
     for name in order:
-        value = wanted[name].xreplace(known)
-        if name in ruled:
-            if name in varying:
-                known[symbol(name)] = value
-            continue
-        values[name] = value
+        before = before_start(wanted[name], past)
+        value = (before if wanted[name].has(delay) else wanted[name]).xreplace(known)
+        if name in varying or time in before.free_symbols:
+            past[symbol(name)] = before
+        if name not in ruled:
+            values[name] = value
         if name in varying:
             known[symbol(name)] = value
-    return Start(values, varying)
+    return Start(values, varying, past, known)
 
 
 def _varying(order: Iterable[str], states: Collection[str], ruled: Mapping[str, Expr]) -> set[str]:

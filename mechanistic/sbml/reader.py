@@ -10,10 +10,11 @@ import sympy
 from sympy import Basic, Expr
 
 from mechanistic.errors import InvalidSBML, ModelError
-from mechanistic.model import KineticModel, Parameter, Reaction, State, symbol, time
+from mechanistic.model import KineticModel, Parameter, Reaction, State, delay, symbol, time
 from mechanistic.sbml.algebraic import AlgebraicRules
 from mechanistic.sbml.annotation import read_annotation
 from mechanistic.sbml.declarations import Declarations, Quantity
+from mechanistic.sbml.delays import Delays
 from mechanistic.sbml.derivatives import Derivatives, Equations
 from mechanistic.sbml.document import Document
 from mechanistic.sbml.events import EventReader, Jumps, has_mathematics
@@ -80,11 +81,14 @@ class _Reader:
         ruled = self._ruled()
         raw = {q.name: self._raw(q) for q in quantities if q.name not in unset and q.id not in self._assigned}
         start = at_start(raw, {q.name for q in states}, ruled, self._findings)
-        rates = self._amount_rates(start.varying)
+        late = Delays(start.past, start.first, start.varying, ruled)
+        ruled, rates = late.expressions(ruled), late.expressions(self._amount_rates(start.varying))
+        self._reactions = [late.reaction(reaction) for reaction in self._reactions]
+        self._events = [late.event(event) for event in self._events]
         self._refuse_unset(states, unset, {**raw, **ruled}, rates)
         moving = {q.name for q in states}
         settled = factor_symbols(self._reactions)
-        self._reactions = with_numbers(self._reactions, start.values, moving, self._findings)
+        self._reactions = with_numbers(self._reactions, {**ruled, **start.values}, start.varying, self._findings)
         events = Jumps(self._events, self._declared, ruled, start.varying, self._findings).events()
         self._findings.check()
         constants = [q for q in quantities if q.name in start.values and q.name not in moving]
@@ -146,7 +150,8 @@ class _Reader:
     def _replace_rates_of(self) -> None:
         """Puts right-hand sides in place of the csymbol `rateOf`."""
         still = {parameter.name for parameter in self._local_parameters}
-        equations = Equations(self._assigned, self._rates, self._reactions, still)
+        remembered = any(part.has(delay) for part in self._mathematics())
+        equations = Equations(self._assigned, self._rates, self._reactions, still, remembered)
         found = Derivatives(self._translator.rate_targets, self._declared, equations, self._findings)
         self._initial = found.expressions(self._initial, "initial assignment")
         self._assigned = found.expressions(self._assigned, "assignment rule")
@@ -169,11 +174,13 @@ class _Reader:
         return not moved and not ruled and quantity.symbol not in self._used_symbols()
 
     def _used_symbols(self) -> set[sympy.Symbol]:
-        expressions: list[Basic] = [*self._initial.values(), *self._assigned.values(), *self._rates.values()]
-        expressions += [part for event in self._events for part in event.expressions()]
-        for reaction in self._reactions:
-            expressions += [reaction.law, *reaction.changes]
-        return set().union(*(expression.free_symbols for expression in expressions)) - {time}
+        return set().union(*(part.free_symbols for part in self._mathematics())) - {time}
+
+    def _mathematics(self) -> list[Basic]:
+        """Every expression of the file."""
+        parts: list[Basic] = [*self._initial.values(), *self._assigned.values(), *self._rates.values()]
+        parts += [part for event in self._events for part in event.expressions()]
+        return parts + [part for reaction in self._reactions for part in (reaction.law, *reaction.changes)]
 
     def _raw(self, quantity: Quantity) -> Expr:
         """The value at time zero as the file states it."""
