@@ -7,7 +7,7 @@ parameter, so that derivatives by states (the analytic Jacobian), by parameters 
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import libsbml
@@ -16,9 +16,12 @@ import torch
 
 from mechanistic.compile import RateField
 from mechanistic.errors import InvalidSBML, UnsupportedSBML
+from mechanistic.model import symbol
 from mechanistic.sbml import read_sbml
 from mechanistic.sbml.mathematics import CONSTANTS, READ_ONLY, ROWS
-from tests.mechanistic.sbml_text import AVOGADRO, SYMBOLS, TIME, apply, listed, parameter, rate, sbml, term
+from mechanistic.simulate import simulate
+from mechanistic.solve.problem import Tolerance
+from tests.mechanistic.sbml_text import AVOGADRO, SYMBOLS, TIME, apply, assigned, listed, parameter, rate, sbml, term
 from tests.mechanistic.sbml_text import math as written
 
 NAMES = {value: name for name, value in vars(libsbml).items() if name.startswith("AST_") and isinstance(value, int)}
@@ -274,8 +277,9 @@ def test_conditions(sample):
 
 
 def test_every_row_has_a_sample():
-    # Level 1 writes powers with `^`, which MathML does not; `test_powers_of_level_1` has that row.
-    seen = {sample.row for sample in FUNCTIONS + TWO_OR_MORE + CONDITIONS} | {libsbml.AST_POWER}
+    # Level 1 writes powers with `^`, which MathML does not, and a delay needs a past: both have tests of their own.
+    elsewhere = {libsbml.AST_POWER, libsbml.AST_FUNCTION_DELAY}
+    seen = {sample.row for sample in FUNCTIONS + TWO_OR_MORE + CONDITIONS} | elsewhere
     missing = [NAMES[row.node] for row in (*ROWS, *READ_ONLY) if row.node not in seen]
     assert not missing, f"no sample here uses {', '.join(missing)}"
 
@@ -327,14 +331,35 @@ def test_time_has_a_value_and_a_derivative():
 
 def test_a_rate_of_change_is_the_right_hand_side_that_it_asks_for():
     # y' = p y² and x' = 3 rateOf(y), so x' = 3 p y².
-    symbol = f'<csymbol encoding="text" definitionURL="{SYMBOLS}/rateOf">rateOf</csymbol>'
-    rate_of = f"<apply>{symbol}<ci>y</ci></apply>"
+    symbol_of_rate = f'<csymbol encoding="text" definitionURL="{SYMBOLS}/rateOf">rateOf</csymbol>'
+    rate_of = f"<apply>{symbol_of_rate}<ci>y</ci></apply>"
     quantities = listed("Parameters", *(parameter(n, "1", constant=False) for n in "xy"), parameter("p", "1"))
     growth = apply("times", "p", apply("power", "y", "2"))
     field = field_of(sbml(quantities, listed("Rules", rate("x", apply("times", "3", rate_of)), rate("y", growth))))
     assert values(field, PLANE) == pytest.approx([3 * p * y**2 for _, p, y in PLANE], rel=ROUNDING)
     for found, (_, p, y) in zip(derivatives(field, PLANE), PLANE, strict=True):
         assert found == pytest.approx((0.0, 3 * y**2, 6 * p * y), rel=ROUNDING)
+
+
+def test_a_delayed_value_is_that_of_the_past_and_of_the_start_before_it():
+    # x' = -p x with x(0) = 2, so the square of x a lag ago is 4 exp(-2 p (t - lag)), and 4 while t < lag.
+    symbol_of_delay = f'<csymbol encoding="text" definitionURL="{SYMBOLS}/delay">delay</csymbol>'
+    delayed = f"<apply>{symbol_of_delay}{apply('power', 'x', '2')}<ci>lag</ci></apply>"
+    constants = [parameter("p", "0.7"), parameter("lag", "0.5")]
+    quantities = listed("Parameters", parameter("x", "2", False), parameter("r", constant=False), *constants)
+    decay = apply("minus", apply("times", "p", "x"))
+    model = read_sbml(sbml(quantities, listed("Rules", assigned("r", delayed), rate("x", decay))))
+    shown = replace(model, observables={"past": symbol("r")})
+    p = torch.tensor([0.7, 0.5], dtype=torch.float64, requires_grad=True)
+    times = (0.0, 0.25, 1.0, 2.0)
+    found = simulate(shown, times, p, tolerance=Tolerance(1e-10, 1e-12)).observe()[:, 0]
+    exact = [4 * math.exp(-1.4 * max(t - 0.5, 0)) for t in times]
+    # The solver's tolerance, with the usual factor between the error of a step and that of its dense output.
+    assert found.tolist() == pytest.approx(exact, rel=1e-7)
+    for t, value, r in zip(times, found, exact, strict=True):
+        (slope,) = torch.autograd.grad(value, p, retain_graph=True)
+        wanted = [-2 * (t - 0.5) * r, 1.4 * r] if t > 0.5 else [0.0, 0.0]
+        assert slope.tolist() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_nothing_is_larger_than_infinity():
