@@ -18,7 +18,7 @@ from sympy import Expr, Rational
 from sympy.polys.domains import QQ
 from sympy.polys.matrices import DomainMatrix
 
-from mechanistic.model import FrozenMap, KineticModel, symbol, time
+from mechanistic.model import FrozenMap, KineticModel, delay, symbol, time
 
 Row = tuple[int, ...]
 
@@ -295,12 +295,16 @@ def check_positivity(model: KineticModel) -> PositivityReport:
     Assumed: the other non-negative states and time are at least zero; a parameter has the sign of its nominal value,
     and one that is nominally zero is at least zero. Proofs come from the signs of sums, products, powers and functions
     of the rates; refutations are numbers found by a fixed random search around the nominal parameters. Positivity in
-    this sense is necessary and sufficient for the non-negative orthant to be invariant (Nagumo's theorem).
+    this sense is necessary and sufficient for the non-negative orthant to be invariant (Nagumo's theorem). Nothing is
+    proven of a state that an algebraic equation determines, or that an event may set below zero.
     """
     signs = _assumed_signs(model)
     entries = []
     for state in model.states:
-        if state.nonnegative:
+        setters = _doubtful_setters(model, state.name, signs)
+        if state.nonnegative and setters:
+            entries.append(StatePositivity(state.name, Outcome.UNPROVEN, setters))
+        elif state.nonnegative:
             shares = {label: _at_zero(rate, state.name) for label, rate in _contributions(model, state.name).items()}
             entries.append(_judge(model, state.name, shares, signs))
     return PositivityReport(model.name, tuple(entries))
@@ -332,8 +336,20 @@ def _contributions(model: KineticModel, state: str) -> dict[str, Expr]:
     }
 
 
+def _doubtful_setters(model: KineticModel, state: str, signs: Mapping[Expr, Sign]) -> tuple[str, ...]:
+    """What sets the state at once, to a value whose sign is not known."""
+    setters = ("algebraic equation",) if state in model.algebraic else ()
+    values = {event.name: event.assignments[state] for event in model.events if state in event.assignments}
+    return (*setters, *(f"event {name}" for name, value in values.items() if -1 in _sign(model.expand(value), signs)))
+
+
 def _at_zero(rate: Expr, state: str) -> Expr:
     """The rate at the boundary; where it is undefined there (`x log x`), its limit from above."""
+    past = {delayed: sympy.Dummy(real=True) for delayed in rate.atoms(delay)}
+    if past:
+        # That the state is zero now says nothing of what it was.
+        known = {dummy: delayed for delayed, dummy in past.items()}
+        return _at_zero(rate.xreplace(past), state).xreplace(known)
     variable = symbol(state)
     if not rate.has(variable):
         return rate
@@ -399,6 +415,8 @@ def _sign(expression: Expr, signs: Mapping[Expr, Sign]) -> Sign:
     if isinstance(expression, sympy.log):
         return _sign(expression.args[0] - 1, signs) if 1 in parts[0] else _ANY
     if isinstance(expression, sympy.tanh | sympy.sinh | sympy.atan | sympy.asinh | sympy.sign | sympy.erf):
+        return parts[0]
+    if isinstance(expression, delay):
         return parts[0]
     if isinstance(expression, sympy.Abs):
         return frozenset(abs(sign) for sign in parts[0])

@@ -16,7 +16,7 @@ from mechanistic.conservation import (
     conserved_totals,
     left_null_space,
 )
-from mechanistic.model import KineticModel, Parameter, Reaction, State, time
+from mechanistic.model import Event, KineticModel, Parameter, Reaction, State, delay, symbol, time
 
 MATRICES = st.integers(1, 6).flatmap(
     lambda rows: st.integers(1, 6).flatmap(
@@ -270,3 +270,31 @@ def test_the_report_escapes_foreign_names():
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert "<i>" not in html
+
+
+def test_a_state_that_was_not_zero_before_can_be_pulled_below_zero():
+    k, x, y = symbol("k"), symbol("x"), symbol("y")
+    lagged = delay(x, symbol("lag"))
+    parameters = [Parameter("k", 1.0), Parameter("lag", 2.0)]
+    # dx/dt = -k x(t - lag) goes through zero: x is still positive a lag before it is zero.
+    assert not check_positivity(KineticModel("m", [State("x", 1.0)], parameters, rates={"x": -k * lagged})).holds
+    # What flows in from the past of another non-negative state does no harm.
+    states = [State("x", 1.0), State("y", 0.0)]
+    inflow = KineticModel("m", states, parameters, rates={"x": -k * x, "y": k * lagged - k * y})
+    assert check_positivity(inflow).holds
+
+
+@pytest.mark.parametrize(("change", "holds"), [(symbol("x") / 2, True), (symbol("x") - 1, False)])
+def test_what_an_event_sets_counts(change, holds):
+    x = symbol("x")
+    event = Event("jump", time > 1, {"x": change})
+    model = KineticModel("m", [State("x", 1.0)], rates={"x": -x}, events=(event,))
+    report = check_positivity(model)
+    assert report.holds is holds
+    assert holds or "`event jump`" in str(report)
+
+
+def test_nothing_is_proven_of_an_algebraic_state():
+    x, y = symbol("x"), symbol("y")
+    model = KineticModel("m", [State("x", 1.0), State("y", 1.0)], rates={"x": -x}, algebraic={"y": y - x + 2})
+    assert not check_positivity(model).holds
