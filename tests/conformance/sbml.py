@@ -13,7 +13,6 @@ folder into `conformance/sbml.md` of the folder `--out`.
 import argparse
 import csv
 import math
-import multiprocessing
 import queue
 import sys
 import threading
@@ -21,10 +20,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, final
 
+from tests.child import Child, NoAnswer, TimedOut
 from tests.conformance.sbml_cases import Case, read_cases
 from tests.conformance.sbml_report import STATUSES, Verdict, report, summary, with_results
 
@@ -78,72 +77,23 @@ def _expression(model: Any, name: str, case: Case) -> Any:
     raise UnsupportedSBML("the case asks for what the model does not hold:", [f"`{name}` has no value"])
 
 
-def _serve(connection: Connection, memory: int) -> None:
-    """Answers cases until the connection closes."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+def _prepare() -> None:
     import torch
 
+    torch.set_num_threads(1)
+
+
+def _answer(case: Case) -> dict[str, list[float]] | Verdict:
+    """The table of a case, or why there is none."""
     from mechanistic.errors import ModelError, UnsupportedSBML
 
-    torch.set_num_threads(1)
-    connection.send(None)
-    while True:
-        try:
-            case = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer: Any = simulate_case(case)
-        except (UnsupportedSBML, ModelError) as refusal:
-            # The reader names what it does not read, the compiler what it does not compute.
-            answer = Verdict(case.id, "unsupported", "\n".join(refusal.problems))
-        except Exception as error:
-            answer = Verdict(case.id, "error", f"{type(error).__name__}: {error}")
-        connection.send(answer)
-
-
-@final
-class _Worker:
-    """A child process that is replaced when it dies or takes too long."""
-
-    def __init__(self, timeout: float, memory: int) -> None:
-        self._timeout, self._memory = timeout, memory
-        self._process: Any = None
-
-    def ask(self, case: Case) -> Any:
-        """The table of a case, or a verdict."""
-        try:
-            self._start()
-            self._connection.send(case)
-            if self._connection.poll(self._timeout):
-                answer = self._connection.recv()
-                if isinstance(answer, Verdict) and answer.reason.startswith("MemoryError"):
-                    self.stop()
-                return answer
-        except (EOFError, OSError):
-            self.stop()
-            return Verdict(case.id, "error", "the child process died")
-        self.stop()
-        return Verdict(case.id, "timeout", f"no answer within {self._timeout:g} s")
-
-    def _start(self) -> None:
-        if self._process is None:
-            context = multiprocessing.get_context("spawn")
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self._memory), daemon=True)
-            self._process.start()
-            theirs.close()
-            self._connection.recv()
-
-    def stop(self) -> None:
-        """Ends the child process."""
-        if self._process is not None:
-            self._connection.close()
-            self._process.kill()
-            self._process.join()
-            self._process = None
+    try:
+        return simulate_case(case)
+    except (UnsupportedSBML, ModelError) as refusal:
+        # The reader names what it does not read, the compiler what it does not compute.
+        return Verdict(case.id, "unsupported", "\n".join(refusal.problems))
+    except Exception as error:
+        return Verdict(case.id, "error", f"{type(error).__name__}: {error}")
 
 
 # Scoring
@@ -183,7 +133,7 @@ def expected_results(case: Case) -> dict[str, list[float]]:
     return dict(named[1:])
 
 
-def _scored(case: Case, worker: _Worker) -> Verdict:
+def _scored(case: Case, child: Child) -> Verdict:
     """The verdict of one case; whatever is wrong with its files is an error of this case alone."""
     if case.problem:
         return Verdict(case.id, "error", case.problem)
@@ -195,7 +145,14 @@ def _scored(case: Case, worker: _Worker) -> Verdict:
         expected = expected_results(case)
     except (OSError, ValueError, csv.Error) as error:
         return Verdict(case.id, "error", f"{case.results.name} cannot be read: {error}")
-    answer = worker.ask(case)
+    try:
+        answer = child.ask(case)
+    except NoAnswer as reason:
+        status = "timeout" if isinstance(reason, TimedOut) else "error"
+        return Verdict(case.id, status, f"the child process {reason}")
+    if isinstance(answer, Verdict) and answer.reason.startswith("MemoryError"):
+        # The next case has the memory to itself.
+        child.stop()
     return answer if isinstance(answer, Verdict) else judge(case, answer, expected)
 
 
@@ -214,15 +171,15 @@ def score(cases: Sequence[Case], jobs: int, timeout: float, memory: int) -> list
     verdicts: dict[int, Verdict] = {}
 
     def work() -> None:
-        worker = _Worker(timeout, memory)
+        child = Child(_answer, timeout, memory, _prepare)
         try:
             while not pending.empty():
                 i = pending.get_nowait()
-                verdicts[i] = _scored(cases[i], worker)
+                verdicts[i] = _scored(cases[i], child)
         except queue.Empty:
             pass
         finally:
-            worker.stop()
+            child.stop()
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
     for thread in threads:
