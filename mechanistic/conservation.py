@@ -18,7 +18,7 @@ from sympy import Expr, Rational
 from sympy.polys.domains import QQ
 from sympy.polys.matrices import DomainMatrix
 
-from mechanistic.model import FrozenMap, KineticModel, delay, symbol, time
+from mechanistic.model import Event, FrozenMap, KineticModel, delay, symbol, time
 
 Row = tuple[int, ...]
 
@@ -54,27 +54,45 @@ class ConservedTotal:
 
 
 def conserved_totals(model: KineticModel) -> tuple[ConservedTotal, ...]:
-    """A basis of everything that the stoichiometry conserves, as readable totals.
+    """A basis of everything that the stoichiometry, and what events set, conserve, as readable totals.
 
     The totals span the whole left null space of the stoichiometry matrix and are linearly independent. Non-negative
     ones with few states and small integer weights are preferred: the extreme rays of the non-negative left null space
     (Schuster & Hofer 1991, J Chem Soc Faraday Trans 87:2561, doi:10.1039/FT9918702561) where these are few. A state
-    that a rate rule moves takes part only when its rule is identically zero; a state that nothing moves is a total by
-    itself.
+    that a rate rule moves takes part only when its rule is identically zero, one that an algebraic equation determines
+    never; a state that nothing moves is a total by itself. Fast reactions are reactions like others.
     """
-    moved = {name for name, rule in model.rates.items() if not model.expand(rule).is_zero}
+    moved = {name for name, rule in model.rates.items() if not model.expand(rule).is_zero} | set(model.algebraic)
     names = [name for name in model.state_names if name not in moved]
     position = {name: i for i, name in enumerate(model.state_names)}
     stoichiometry = model.stoichiometry()
     rows = stoichiometry.extract([position[name] for name in names], list(range(stoichiometry.cols)))
+    jumps = [jump for event in model.events for jump in _jumps(model, event)]
+    columns = sympy.SparseMatrix(len(names), len(jumps), lambda i, j: jumps[j].get(names[i], 0))
     taken: set[str] = set()
     totals = []
-    for vector in _readable_basis(left_null_space(rows)):
+    for vector in _readable_basis(left_null_space(rows.row_join(columns))):
         weights = {names[i]: Rational(value) for i, value in enumerate(vector) if value}
         label = min(weights, key=lambda state: (state in taken, weights[state] != 1))
         taken.add(label)
         totals.append(ConservedTotal(f"total_{label}", FrozenMap(weights)))
     return tuple(totals)
+
+
+def _jumps(model: KineticModel, event: Event) -> list[dict[str, Rational]]:
+    """Columns like those of a stoichiometry: a total that is orthogonal to all of them survives the event.
+
+    The jump of a state is a sum of terms in the states with numbers as factors; each term is a column. An event whose
+    values are older than its execution says nothing of a jump, and each state that it sets is a column.
+    """
+    if event.values_at_trigger and (event.delay != 0 or len(model.events) > 1):
+        return [{name: Rational(1)} for name in event.assignments]
+    columns: dict[Expr, dict[str, Rational]] = {}
+    for name, value in event.assignments.items():
+        jump = sympy.expand(model.expand(value) - symbol(name))
+        for term, factor in sympy.nsimplify(jump, rational=True).as_coefficients_dict().items():
+            columns.setdefault(term, {})[name] = factor
+    return list(columns.values())
 
 
 def left_null_space(matrix: Any) -> tuple[Row, ...]:
@@ -297,6 +315,9 @@ def check_positivity(model: KineticModel) -> PositivityReport:
     of the rates; refutations are numbers found by a fixed random search around the nominal parameters. Positivity in
     this sense is necessary and sufficient for the non-negative orthant to be invariant (Nagumo's theorem). Nothing is
     proven of a state that an algebraic equation determines, or that an event may set below zero.
+
+    A fast reaction is taken for the limit of one that becomes ever faster: it has to point inwards by itself. Where
+    there are fast reactions or algebraic equations nothing is refuted, since few points of the search satisfy them.
     """
     signs = _assumed_signs(model)
     entries = []
@@ -370,11 +391,15 @@ def _judge(model: KineticModel, state: str, shares: Mapping[str, Expr], signs: M
         return StatePositivity(state, Outcome.PROVEN)
     if any(shares[label].has(sympy.nan, sympy.zoo, sympy.oo) for label in doubtful):
         return StatePositivity(state, Outcome.UNPROVEN, tuple(doubtful))
-    total = sympy.Add(*shares.values())
+    fast = {reaction.name for reaction in model.reactions if reaction.fast}
+    if fast & set(doubtful):
+        return StatePositivity(state, Outcome.UNPROVEN, tuple(doubtful))
+    total = sympy.Add(*(share for label, share in shares.items() if label not in fast))
     # Terms that cancel between reactions, or under a common denominator, hide a sign that each alone does not have.
     if -1 not in _sign(total, signs) or -1 not in _sign(_over_common_denominator(total), signs):
         return StatePositivity(state, Outcome.PROVEN)
-    found = _refute(model, shares, signs)
+    constrained = bool(fast or model.algebraic)
+    found = None if constrained else _refute(model, shares, signs)
     if found is None:
         return StatePositivity(state, Outcome.UNPROVEN, tuple(doubtful))
     worst = sorted((value, label) for label, value in found.shares.items() if value < 0)

@@ -6,14 +6,15 @@ mathematics every character outside letters and digits is replaced by a command 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import TypeVar
 
 import sympy
-from sympy import Expr, Rational
+from sympy import Basic, Dummy, Expr, Rational
 
 from mechanistic.conservation import conserved_totals
-from mechanistic.model import KineticModel, TimeSymbol
+from mechanistic.model import Event, KineticModel, TimeSymbol, delay
 
 T = TypeVar("T")
 
@@ -74,30 +75,71 @@ def _word(text: str) -> str:
     return printed if text.isdigit() or (len(text) == 1 and text.isalpha()) else f"\\mathrm{{{printed}}}"
 
 
-def expression_latex(expression: Expr) -> str:
-    """An expression of a model as LaTeX; time is `t`."""
-    names = {s: "t" if isinstance(s, TimeSymbol) else name_latex(s.name) for s in expression.free_symbols}
-    return str(sympy.latex(expression, symbol_names=names, mul_symbol=r"\,"))
+def expression_latex(expression: Basic, names: Mapping[Basic, str] | None = None) -> str:
+    r"""An expression or condition of a model as LaTeX; time is `t`, and a delay is written `A\left(t - 2\right)`.
+
+    Args:
+        expression: what to show.
+        names: LaTeX for some of its symbols, in place of what their names say.
+    """
+    shown = {s: "t" if isinstance(s, TimeSymbol) else name_latex(s.name) for s in expression.free_symbols}
+    # An outer delay is replaced as a whole, whatever delays stand in it.
+    past = {call: Dummy() for call in expression.atoms(delay)}
+    shown |= {dummy: _delay_latex(call) for call, dummy in past.items()} | dict(names or {})
+    return str(sympy.latex(expression.xreplace(past), symbol_names=shown, mul_symbol=r"\,"))
+
+
+def _delay_latex(call: Expr) -> str:
+    value, lag = call.args
+    shown, back = expression_latex(value), expression_latex(lag)
+    at = f"t - \\left({back}\\right)" if lag.is_Add else f"t - {back}"
+    return f"{shown}\\left({at}\\right)" if value.is_Symbol else f"\\left[{shown}\\right]_{{{at}}}"
 
 
 def equations_latex(model: KineticModel) -> str:
-    r"""The differential equations, and the assignments they use, as one LaTeX `aligned` block.
+    r"""The equations, and the assignments that they use, as one LaTeX `aligned` block.
 
-    Source for people: print it, or show it with `IPython.display.Math`.
+    A fast reaction has a rate of zero at all times, and whatever flux that takes: `w` with its name. Source for people:
+    print it, or show it with `IPython.display.Math`.
     """
-    lines = [
-        f"\\frac{{\\mathrm{{d}}\\, {name_latex(name)}}}{{\\mathrm{{d}}\\, t}} &= {expression_latex(value)}"
-        for name, value in model.derivatives().items()
-    ]
+    lines = [f"{_derivative(name)} &= {value}" for name, value in _right_sides(model).items()]
+    constraints = [reaction.rate for reaction in model.reactions if reaction.fast] + list(model.algebraic.values())
+    lines += [f"0 &= {expression_latex(value)}" for value in constraints]
     lines += [f"{name_latex(name)} &= {expression_latex(value)}" for name, value in model.assignments.items()]
+    for event in model.events:
+        lines.append(f"{expression_latex(event.trigger)} &\\Rightarrow {', '.join(_settings(event))}")
     return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
+
+
+def _right_sides(model: KineticModel) -> dict[str, str]:
+    """Derivative of each state that has one."""
+    names = {Dummy(): f"w_{{{_word(reaction.name)}}}" for reaction in model.reactions if reaction.fast}
+    fluxes = list(zip(names, (reaction for reaction in model.reactions if reaction.fast), strict=True))
+    slow = replace(model, reactions=[reaction for reaction in model.reactions if not reaction.fast])
+    return {
+        name: expression_latex(
+            sympy.Add(value, *(reaction.stoichiometry.get(name, 0) * flux for flux, reaction in fluxes)), names
+        )
+        for name, value in slow.derivatives().items()
+        if name not in model.algebraic
+    }
+
+
+def _derivative(name: str) -> str:
+    return f"\\frac{{\\mathrm{{d}}\\, {name_latex(name)}}}{{\\mathrm{{d}}\\, t}}"
+
+
+def _settings(event: Event) -> list[str]:
+    return [f"{name_latex(name)} \\leftarrow {expression_latex(value)}" for name, value in event.assignments.items()]
 
 
 def model_html(model: KineticModel) -> str:
     """The model as one block of HTML with MathJax formulas, for notebooks; readable on light and dark pages."""
     sections = [
         _section("Reactions", ("", "equation", "rate"), _reaction_rows(model)),
+        _section("Events", ("", "when", "what", "how"), _event_rows(model)),
         _section("Rate rules", ("equation",), _equation_rows(model.rates, derivative=True)),
+        _section("Algebraic equations", ("determines", "equation"), _algebraic_rows(model)),
         _section("Assignments", ("equation",), _equation_rows(model.assignments)),
         _section("Observables", ("equation",), _equation_rows(model.observables)),
         _section("Conserved totals", ("", "constant"), _total_rows(model)),
@@ -105,6 +147,8 @@ def model_html(model: KineticModel) -> str:
         _section("Parameters", ("", "value", "unit", "meaning"), _parameter_rows(model)),
     ]
     counts = f"{len(model.states)} states · {len(model.parameters)} parameters · {len(model.reactions)} reactions"
+    counts += f" · {len(model.events)} events" if model.events else ""
+    counts += f" · {len(model.algebraic)} algebraic equations" if model.algebraic else ""
     unit = f" · time in {model.time_unit}" if model.time_unit else ""
     source = f"<br>{_linked(model.source)}" if model.source else ""
     return (
@@ -133,11 +177,50 @@ def _shown(items: Sequence[T], columns: int) -> tuple[Sequence[T], list[list[str
 
 def _reaction_rows(model: KineticModel) -> list[list[str]]:
     shown, more = _shown(model.reactions, 3)
-    rows = [[_code(r.name), _math(_arrow(r.stoichiometry)), _math(expression_latex(r.rate))] for r in shown]
+    rows = [
+        [
+            _code(r.name) + (" (fast)" if r.fast else ""),
+            _math(_arrow(r.stoichiometry, r"\rightleftharpoons" if r.fast else r"\longrightarrow")),
+            _math(expression_latex(r.rate) + (" = 0" if r.fast else "")),
+        ]
+        for r in shown
+    ]
     return rows + more
 
 
-def _arrow(stoichiometry: Mapping[str, Rational]) -> str:
+def _event_rows(model: KineticModel) -> list[list[str]]:
+    shown, more = _shown(model.events, 4)
+    rows = [
+        [
+            _code(event.name),
+            _math(expression_latex(event.trigger)),
+            "<br>".join(map(_math, _settings(event))),
+            "<br>".join(_manner(event)),
+        ]
+        for event in shown
+    ]
+    return rows + more
+
+
+def _manner(event: Event) -> Iterable[str]:
+    """What an event does differently from one that happens at once, in words."""
+    if event.delay != 0:
+        yield f"after {_math(expression_latex(event.delay))}"
+        yield f"with the values {'when triggered' if event.values_at_trigger else 'when it happens'}"
+    if event.priority is not None:
+        yield f"priority {_math(expression_latex(event.priority))}"
+    if not event.persistent:
+        yield "called off when the condition ends"
+    if not event.initially:
+        yield "also when the condition holds at the start"
+
+
+def _algebraic_rows(model: KineticModel) -> list[list[str]]:
+    shown, more = _shown(tuple(model.algebraic.items()), 2)
+    return [[_code(name), _math(f"0 = {expression_latex(value)}")] for name, value in shown] + more
+
+
+def _arrow(stoichiometry: Mapping[str, Rational], arrow: str) -> str:
     def side(sign: int) -> str:
         terms = [
             f"{'' if abs(count) == 1 else sympy.latex(abs(count)) + ' '}{name_latex(name)}"
@@ -146,16 +229,14 @@ def _arrow(stoichiometry: Mapping[str, Rational]) -> str:
         ]
         return " + ".join(terms) or r"\varnothing"
 
-    return f"{side(-1)} \\longrightarrow {side(1)}"
+    return f"{side(-1)} {arrow} {side(1)}"
 
 
 def _equation_rows(equations: Mapping[str, Expr], *, derivative: bool = False) -> list[list[str]]:
     shown, more = _shown(tuple(equations), 1)
     rows = []
     for name in shown:
-        left = name_latex(name)
-        if derivative:
-            left = f"\\frac{{\\mathrm{{d}}\\, {left}}}{{\\mathrm{{d}}\\, t}}"
+        left = _derivative(name) if derivative else name_latex(name)
         rows.append([_math(f"{left} = {expression_latex(equations[name])}")])
     return rows + more
 

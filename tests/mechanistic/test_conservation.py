@@ -1,6 +1,7 @@
 """Conserved totals and positivity: exact identities, and verdicts that numbers confirm."""
 
 import time as clock
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -298,3 +299,77 @@ def test_nothing_is_proven_of_an_algebraic_state():
     x, y = symbol("x"), symbol("y")
     model = KineticModel("m", [State("x", 1.0), State("y", 1.0)], rates={"x": -x}, algebraic={"y": y - x + 2})
     assert not check_positivity(model).holds
+
+
+def exchange(*events, **parts):
+    """A and B turn into each other, C decays; the events jump."""
+    states = (State("A", 1.0), State("B", 1.0), State("C", 1.0))
+    reactions = (Reaction("r", "A -> B", k * A), Reaction("back", "B -> A", B), Reaction("loss", "C ->", symbol("C")))
+    return KineticModel("exchange", states, [Parameter("k", 1.0)], reactions, events=events, **parts)
+
+
+def now(name, assignments, **options):
+    """An event whose values are those of the moment at which it happens."""
+    return Event(name, time > 1, assignments, values_at_trigger=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "kept"),
+    [
+        ({"A": symbol("A") + 1}, []),
+        ({"C": 5}, ["A + B"]),
+        ({"A": 0, "B": symbol("A") + symbol("B")}, ["A + B"]),
+        ({"A": 0, "B": symbol("B") + symbol("A") / 2}, []),
+        ({"A": symbol("A") - k * symbol("C"), "B": symbol("B") + k * symbol("C")}, ["A + B"]),
+        ({"A": 0.5 * symbol("A"), "B": symbol("B") + 0.5 * symbol("A")}, ["A + B"]),
+        ({"A": symbol("A") * time, "B": symbol("B") / time}, []),
+    ],
+)
+def test_a_total_survives_an_event_that_only_moves_amounts(assignments, kept):
+    assert texts(exchange(now("jump", assignments))) == kept
+
+
+def test_an_event_may_tie_what_reactions_leave_free():
+    """Without reactions every state is a total; a transfer leaves the sum."""
+    states = (State("A"), State("B"), State("C"))
+    move = {"A": symbol("A") / 2, "B": symbol("B") + symbol("A") / 2}
+    assert texts(KineticModel("still", states, events=[now("move", move)])) == ["A + B", "C"]
+
+
+def test_values_older_than_an_event_conserve_nothing():
+    move = {"A": symbol("A") - 1, "B": symbol("B") + 1}
+    at_trigger = Event("move", time > 1, move)
+    assert texts(exchange(at_trigger)) == ["A + B"]
+    # Late, or beside another event, the states have changed since the values were computed.
+    assert texts(exchange(replace(at_trigger, delay=1))) == []
+    assert texts(exchange(at_trigger, now("other", {"C": 1}))) == []
+    assert texts(exchange(now("move", move, delay=1), now("other", {"C": 1}))) == ["A + B"]
+
+
+def test_an_algebraic_state_is_in_no_total_and_a_fast_reaction_is_one_like_others():
+    base = exchange()
+    states = (*base.states, State("D"))
+    assert texts(replace(base, states=states)) == ["A + B", "D"]
+    assert texts(replace(base, states=states, algebraic={"D": symbol("D") - symbol("A")})) == ["A + B"]
+    fast = (*base.reactions, Reaction("quick", "B -> 2 C", symbol("B") - symbol("C"), fast=True))
+    assert texts(replace(base, reactions=fast)) == []
+    assert texts(network("A -> B")) == ["A + B"]
+
+
+def test_fast_reactions_have_to_point_inwards_by_themselves():
+    quick = Reaction("quick", "A -> B", A - K * B, fast=True)
+    states, parameters = (State("A"), State("B")), [Parameter("K", 2.0), Parameter("k", 1.0)]
+    assert check_positivity(KineticModel("m", states, parameters, [quick, Reaction("in", "-> A", k)])).holds
+    # A slow inflow cannot make up for what a fast reaction takes.
+    taking = Reaction("quick", "A -> B", k - B, fast=True)
+    report = check_positivity(KineticModel("m", states, parameters, [taking, Reaction("in", "-> A", 2 * k)]))
+    assert report.states[0].outcome is Outcome.UNPROVEN
+    assert "quick" in report.states[0].reactions
+
+
+def test_nothing_is_refuted_by_points_that_satisfy_no_equation():
+    """A is drained at a constant rate, and refuted; with an algebraic equation the search cannot tell."""
+    drained = KineticModel("m", (State("A"), State("B")), [Parameter("k", 1.0)], [Reaction("out", "A ->", k)])
+    assert check_positivity(drained).states[0].outcome is Outcome.REFUTED
+    held = replace(drained, algebraic={"B": B - A})
+    assert check_positivity(held).states[0].outcome is Outcome.UNPROVEN

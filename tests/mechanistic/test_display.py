@@ -8,7 +8,7 @@ from sympy import Symbol, exp, symbols
 
 from mechanistic import library
 from mechanistic.display import equations_latex, expression_latex, model_html, name_latex
-from mechanistic.model import KineticModel, Parameter, Reaction, State, symbol, time
+from mechanistic.model import Event, KineticModel, Parameter, Reaction, State, delay, symbol, time
 
 VOID = {"br"}
 NAMES = [name for name in library.__all__ if name != "closed_form"]
@@ -142,3 +142,78 @@ def test_conserved_totals_are_shown():
     html = model_html(library.kholodenko_mapk())
     assert "<summary>Conserved totals</summary>" in html
     assert "total_MKKK" in html
+
+
+A, B, TAU = symbol("A"), symbol("B"), symbol("tau")
+BUSY = KineticModel(
+    "busy",
+    [State("A", 1.0), State("B"), State("x", 2.0)],
+    [Parameter("tau", 1.0)],
+    [Reaction("slow", "A -> B", delay(A, TAU)), Reaction("quick", "A -> 2 B", A - B, fast=True)],
+    events=[
+        Event("first", (time >= 2) & (A < 3), {"A": A + 1, "B": 0}, TAU, 2, False, False, False),
+        Event("second", A > B, {"B": 3}),
+    ],
+    algebraic={"x": symbol("x") ** 3 - A},
+)
+
+
+def section(title, model=BUSY):
+    page = parsed(model_html(model))
+    text = " ".join(page.text)
+    return text.partition(f"{title} ")[2]
+
+
+def test_an_event_says_when_what_and_how():
+    text = section("Events").partition("Algebraic equations")[0]
+    for part in (
+        r"\(t \geq 2 \wedge A < 3\)",
+        r"\(A \leftarrow A + 1\)",
+        r"\(B \leftarrow 0\)",
+        r"after \(\tau\)",
+        "with the values when it happens",
+        r"priority \(2\)",
+        "called off when the condition ends",
+        "also when the condition holds at the start",
+    ):
+        assert part in text
+    # An event without anything special has nothing more to say.
+    assert text.rstrip().endswith(r"\(B \leftarrow 3\)")
+
+
+def test_fast_reactions_and_algebraic_equations_are_told_from_others():
+    assert r"quick  (fast) \(A \rightleftharpoons 2 B\) \(A - B = 0\)" in section("Reactions")
+    assert r"x \(0 = - A + x^{3}\)" in section("Algebraic equations")
+    assert "2 events · 1 algebraic equations" in " ".join(parsed(model_html(BUSY)).text)
+
+
+@pytest.mark.parametrize(
+    ("expression", "shown"),
+    [
+        (delay(A, TAU), r"A\left(t - \tau\right)"),
+        (delay(A, TAU) ** 2, r"A\left(t - \tau\right)^{2}"),
+        (delay(A * B, TAU + 1), r"\left[A\,B\right]_{t - \left(\tau + 1\right)}"),
+        (delay(delay(A, 2), TAU), r"\left[A\left(t - 2\right)\right]_{t - \tau}"),
+    ],
+)
+def test_a_delay_is_shown_as_an_earlier_time(expression, shown):
+    assert expression_latex(expression) == shown
+
+
+def test_the_block_of_equations_tells_constraints_from_derivatives():
+    lines = equations_latex(BUSY).splitlines()[1:-1]
+    assert [line.removesuffix(r" \\") for line in lines] == [
+        r"\frac{\mathrm{d}\, A}{\mathrm{d}\, t} &= - w_{\mathrm{quick}} - A\left(t - \tau\right)",
+        r"\frac{\mathrm{d}\, B}{\mathrm{d}\, t} &= 2\,w_{\mathrm{quick}} + A\left(t - \tau\right)",
+        r"0 &= A - B",
+        r"0 &= - A + x^{3}",
+        r"t \geq 2 \wedge A < 3 &\Rightarrow A \leftarrow A + 1, B \leftarrow 0",
+        r"A > B &\Rightarrow B \leftarrow 3",
+    ]
+
+
+def test_foreign_names_of_events_stay_text():
+    evil = "<img src=x onerror=alert(1)>"
+    page = parsed(model_html(KineticModel("m", [State("A")], events=[Event(evil, time > 1, {"A": 1})])))
+    assert "img" not in page.tags
+    assert evil in page.text
