@@ -18,6 +18,7 @@ from mechanistic.sbml import read_antimony, read_driven, read_sbml, write_sbml
 from mechanistic.schedule import Schedule
 from mechanistic.simulate import simulate
 from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, TorchDiffEq, Tsit5
+from mechanistic.units import UnitError, UnitsReport
 
 __all__ = [
     "AbstractVectorField",
@@ -45,6 +46,8 @@ __all__ = [
     "Tolerance",
     "TorchDiffEq",
     "Tsit5",
+    "UnitError",
+    "UnitsReport",
     "UnsupportedSBML",
     "biomodels",
     "check_positivity",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import sympy
 from sympy import Basic, Expr, Function, Rational, Symbol
@@ -21,6 +21,9 @@ from sympy.core.function import AppliedUndef
 from sympy.logic.boolalg import Boolean
 
 from mechanistic.errors import ModelError, nearest
+
+if TYPE_CHECKING:
+    from mechanistic.units import UnitsReport
 
 V = TypeVar("V")
 
@@ -455,6 +458,12 @@ class KineticModel:
         if replacement not in changed.used_symbols():
             raise ModelError(f"`{name}` cannot be promoted:", [f"the expression {target} does not occur in the model"])
         return changed
+
+    def units(self) -> "UnitsReport":
+        """The unit of every quantity, and the equations whose units do not fit; nothing is rescaled."""
+        from mechanistic.units import units_report
+
+        return units_report(self)
 
     def used_symbols(self) -> set[Symbol]:
         """Every symbol that some expression of the model mentions."""

@@ -7,13 +7,16 @@ duration. Each subject has its own row; ragged rows are padded with doses of amo
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from mechanistic.errors import ScheduleError, nearest
+from mechanistic.errors import ListedError, ScheduleError, nearest
+
+if TYPE_CHECKING:
+    from mechanistic.model import KineticModel
 
 _LISTED: Final = 20
 
@@ -53,30 +56,48 @@ class Schedule:
         return cls((), torch.zeros(0, dtype=torch.long), empty, empty, empty)
 
     @classmethod
-    def bolus(cls, state: str, amount: Any, time: Any = 0.0) -> "Schedule":
+    def bolus(cls, state: str, amount: Any, time: Any = 0.0, *, model: "KineticModel | None" = None) -> "Schedule":
         """A jump of `state` by `amount` at `time`.
 
         Args:
             state: name of the state that jumps.
-            amount: a number for one dose; `(batch,)` for one dose a subject; `(*batch, dose)` for several.
+            amount: a number for one dose; `(batch,)` for one dose a subject; `(*batch, dose)` for several; or text with
+                a unit, for instance `"100 mg"`.
             time: as `amount`; the two broadcast against each other.
+            model: whose units a text is converted to; not needed for numbers.
+
+        Raises:
+            ScheduleError: for a text that cannot be read, or whose unit does not fit the model's.
         """
-        return cls.infusion(state, amount, 0.0, time)
+        return cls.infusion(state, amount, 0.0, time, model=model)
 
     @classmethod
-    def infusion(cls, state: str, amount: Any, duration: Any, time: Any = 0.0) -> "Schedule":
-        """`amount` into `state` at a constant rate from `time` to `time + duration`; shapes as in `bolus`."""
-        return cls._of(state, *(_doses(value) for value in (amount, duration, time)))
+    def infusion(
+        cls, state: str, amount: Any, duration: Any, time: Any = 0.0, *, model: "KineticModel | None" = None
+    ) -> "Schedule":
+        """`amount` into `state` at a constant rate from `time` to `time + duration`; arguments as in `bolus`."""
+        given = {"amount": amount, "duration": duration, "time": time}
+        return cls._of(state, *(_doses(value) for value in _in_units_of(model, state, given)))
 
     @classmethod
     def repeat(
-        cls, state: str, amount: Any, every: Any, count: int, time: Any = 0.0, duration: Any = 0.0
+        cls,
+        state: str,
+        amount: Any,
+        every: Any,
+        count: int,
+        time: Any = 0.0,
+        duration: Any = 0.0,
+        *,
+        model: "KineticModel | None" = None,
     ) -> "Schedule":
-        """`count` doses of `amount` into `state`, the first at `time`, one `every` so often; shapes as in `bolus`.
+        """`count` doses of `amount` into `state`, the first at `time`, one `every` so often; arguments as in `bolus`.
 
         Raises:
-            ScheduleError: for a count below 1 or an interval that is not positive.
+            ScheduleError: for a count below 1, an interval that is not positive, and as `bolus`.
         """
+        given = {"amount": amount, "every": every, "time": time, "duration": duration}
+        amount, every, time, duration = _in_units_of(model, state, given)
         interval = _doses(every)
         problems = []
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -365,6 +386,27 @@ def _doses(value: Any) -> Tensor:
     floating = isinstance(value, Tensor) and value.is_floating_point()
     tensor = value if floating else torch.as_tensor(value, dtype=torch.float64)
     return tensor.unsqueeze(-1) if tensor.ndim < 2 else tensor
+
+
+def _in_units_of(model: "KineticModel | None", state: str, given: dict[str, Any]) -> list[Any]:
+    """The values, with each text such as `100 mg` as a number in the unit of the model; amounts in that of `state`."""
+    texts = {name: value for name, value in given.items() if isinstance(value, str)}
+    if not texts:
+        return list(given.values())
+    if model is None:
+        problems = [
+            f"`{name}` is the text {value!r}; give `model`, whose units it is in" for name, value in texts.items()
+        ]
+        raise ScheduleError("the doses cannot be given:", problems)
+    report, numbers, problems = model.units(), dict(given), []
+    for name, value in texts.items():
+        try:
+            numbers[name] = report.value(value, state if name == "amount" else "time")
+        except ListedError as error:
+            problems.append(f"`{name}`: {' '.join([str(error).splitlines()[0], *error.problems])}")
+    if problems:
+        raise ScheduleError("the doses cannot be given:", problems)
+    return list(numbers.values())
 
 
 def _number(value: Any) -> str:

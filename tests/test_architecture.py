@@ -16,20 +16,28 @@ MODULES = {source.module for source in [*CODE, *TESTS]}
 INIT_FILES = [source for source in CODE if source.path.name == "__init__.py" and source.path.parent.parent == ROOT]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 
-# A repr, a `plot` or a `save` method of a type hands itself to these modules when it is called, not when imported.
-SHOWN_ON_USE = {"display.py", "plots.py", "store.py"}
+# A repr, a `plot`, a `save` or a `units` method of a type hands itself to these modules when it is called, not when
+# imported; type checkers alone see more of them.
+SHOWN_ON_USE = {"display.py", "plots.py", "store.py", "units/"}
 
 # A library and the only places that may import it.
 ONLY_WITHIN = {
     "antimony": ("mechanistic/sbml/",),
     "libsbml": ("mechanistic/sbml/",),
     "matplotlib": ("mechanistic/plots.py", "neural/plots.py", "hybrid/plots.py", "hybrid/demo/plots.py"),
+    "pint": ("mechanistic/units/",),
     "roadrunner": ("mechanistic/reference.py",),
     "tellurium": ("mechanistic/reference.py",),
 }
 
 # A library and the places that may not import it.
-SYMBOLS = ("mechanistic/model.py", "mechanistic/conservation.py", "mechanistic/display.py", "mechanistic/sbml/")
+SYMBOLS = (
+    "mechanistic/model.py",
+    "mechanistic/units/",
+    "mechanistic/conservation.py",
+    "mechanistic/display.py",
+    "mechanistic/sbml/",
+)
 NEVER_WITHIN = {
     "sympy": ("mechanistic/solve/", "mechanistic/schedule.py", "neural/"),
     "torch": SYMBOLS,
@@ -94,6 +102,10 @@ def _is_under(place: str, places: tuple[str, ...]) -> bool:
     return any(place == each or (each.endswith("/") and place.startswith(each)) for each in places)
 
 
+def _on_use(found: Import) -> bool:
+    return (found.deferred or found.typing_only) and _unit(found.module) in SHOWN_ON_USE
+
+
 def _forked(ancestors: tuple[ast.AST, ...]) -> bool:
     """Whether the global generator is put back afterwards."""
     return any(isinstance(a, ast.With) and "fork_rng" in ast.dump(a.items[0]) for a in ancestors)
@@ -143,7 +155,7 @@ def test_a_file_imports_only_files_above_it(package):
     problems = []
     for source in (s for s in CODE if s.place.startswith(f"{package}/") and s.unit in rank):
         for found in _own(source):
-            if found.top != package or (found.deferred and _unit(found.module) in SHOWN_ON_USE):
+            if found.top != package or _on_use(found):
                 continue
             target = _unit(found.module)
             if target and target != source.unit and rank.get(target, -1) >= rank[source.unit]:
@@ -153,11 +165,7 @@ def test_a_file_imports_only_files_above_it(package):
 
 def test_no_cycle_of_imports():
     graph = {
-        source.module: {
-            found.module
-            for found in _own(source)
-            if found.module != source.module and not (found.deferred and _unit(found.module) in SHOWN_ON_USE)
-        }
+        source.module: {found.module for found in _own(source) if found.module != source.module and not _on_use(found)}
         for source in CODE
     }
     tuple(graphlib.TopologicalSorter(graph).static_order())
@@ -176,7 +184,7 @@ def test_third_party_fences():
 
 
 def test_heavy_libraries_are_imported_on_use():
-    on_use = {"matplotlib", "roadrunner", "tellurium"}
+    on_use = {"matplotlib", "pint", "roadrunner", "tellurium"}
     _report(
         [
             f"{source.place}:{found.line} imports `{found.module}` at import; import it in the function that needs it"
@@ -271,7 +279,7 @@ def test_importing_a_package_loads_no_heavy_library_and_changes_no_setting(packa
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     report = json.loads(answer.stdout)
-    assert not set(report["loaded"]) & {"matplotlib", "roadrunner", "tellurium"}
+    assert not set(report["loaded"]) & {"matplotlib", "pint", "roadrunner", "tellurium"}
     if package != "hybrid":
         assert "hybrid" not in report["loaded"]
     assert not report["changed"]

@@ -26,7 +26,9 @@ def perelson_hiv() -> KineticModel:
         parameters=(
             Parameter("c", 2.06, "1/day", "clearance of virions; Perelson 1996, patient 105"),
             Parameter("delta", 0.53, "1/day", "loss of productively infected cells; Perelson 1996, patient 105"),
-            Parameter("N", 480.0, "virions", "virions made by an infected cell; PEtab problem Perelson_Science1996"),
+            Parameter(
+                "N", 480.0, "virions/cell", "virions made by an infected cell; PEtab problem Perelson_Science1996"
+            ),
             Parameter("V0", 1.86e6, "virions/mL", "virus before the drug; PEtab problem Perelson_Science1996"),
         ),
         reactions=(
@@ -66,7 +68,7 @@ def baccam_influenza() -> KineticModel:
         parameters=(
             Parameter("beta", 2.7e-5, "mL/TCID50/day", f"infection; {average}"),
             Parameter("delta", 4.0, "1/day", f"death of infected cells; {average}"),
-            Parameter("p", 0.012, "TCID50/mL/day", f"virus made by an infected cell; {average}"),
+            Parameter("p", 0.012, "TCID50/mL/cell/day", f"virus made by an infected cell; {average}"),
             Parameter("c", 3.0, "1/day", f"clearance of virus; {average}"),
             Parameter("T0", 4e8, "cells", "epithelial cells of the upper airway; fixed in the study"),
             Parameter("V0", 0.093, "TCID50/mL", f"initial titre; {average}"),

@@ -35,8 +35,8 @@ def repressilator() -> KineticModel:
             *(State(p.name, unit="molecules", scale=1000.0) for p in proteins),
         ),
         parameters=(
-            Parameter("strong", 0.5, "1/s", f"transcripts of a free promoter; {paper}"),
-            Parameter("leak", 0.0005, "1/s", f"transcripts of a repressed promoter; {paper}"),
+            Parameter("strong", 0.5, "molecules/s", f"transcripts of a free promoter; {paper}"),
+            Parameter("leak", 0.0005, "molecules/s", f"transcripts of a repressed promoter; {paper}"),
             Parameter("KM", 40.0, "molecules", f"repressors for half of the repression; {paper}"),
             Parameter("n", 2.0, "", f"Hill exponent; {paper}"),
             Parameter("efficiency", 20.0, "", f"proteins per transcript; {paper}"),

@@ -27,6 +27,8 @@ SUPPORTED_PACKAGES = ("/l3v2extendedmath/", NAMESPACE_PART)
 HARMLESS_ERRORS = (10313,)
 """libsbml's errors that do not touch the mathematics: names of units that are not defined; units are text here."""
 
+# libsbml puts a line of its own before a text without a declaration; with one, its line numbers are those of the file.
+_PLAIN_DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 _UNCHECKED = (
     libsbml.LIBSBML_CAT_UNITS_CONSISTENCY,
@@ -51,7 +53,7 @@ class Document:
         self.title, text, self.required_packages = _checked_text(source)
         self.text = _DECLARATION.sub("", text, count=1)
         self._flat: libsbml.SBMLDocument | None = None
-        self.tree = libsbml.readSBMLFromString(self.text)
+        self.tree = libsbml.readSBMLFromString(_PLAIN_DECLARATION + self.text)
         _refuse_errors(self.title, self.tree)
         if self.tree.getLevel() == 1:
             self._raise_level()
@@ -118,7 +120,7 @@ def _text_of_part(title: str, data: bytes) -> str:
     if scan.required_packages:
         raise UnsupportedSBML(f"{title} uses what is not supported:", [f"package {p}" for p in scan.required_packages])
     text = _DECLARATION.sub("", text, count=1)
-    _refuse_errors(title, libsbml.readSBMLFromString(text))
+    _refuse_errors(title, libsbml.readSBMLFromString(_PLAIN_DECLARATION + text))
     return text
 
 

@@ -1,6 +1,12 @@
-"""Units of SBML as short text, for instance `nmol/l`; for people, never used in calculations."""
+"""Units of SBML as short text, for instance `nmol/l`, and what libsbml derives about the units of a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
 
 import libsbml
+
+from mechanistic.sbml.document import Document
 
 _SYMBOLS = {
     "mole": "mol", "item": "item", "gram": "g", "kilogram": "kg", "litre": "l", "liter": "l", "metre": "m",
@@ -12,6 +18,23 @@ _SYMBOLS = {
 _PREFIXES = {
     -18: "a", -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", -2: "c", -1: "d", 0: "", 3: "k", 6: "M", 9: "G", 12: "T",
 }  # fmt: skip
+_CATEGORIES = (
+    libsbml.LIBSBML_CAT_GENERAL_CONSISTENCY,
+    libsbml.LIBSBML_CAT_IDENTIFIER_CONSISTENCY,
+    libsbml.LIBSBML_CAT_MATHML_CONSISTENCY,
+    libsbml.LIBSBML_CAT_MODELING_PRACTICE,
+    libsbml.LIBSBML_CAT_OVERDETERMINED_MODEL,
+    libsbml.LIBSBML_CAT_SBO_CONSISTENCY,
+    libsbml.LIBSBML_CAT_UNITS_CONSISTENCY,
+)
+# 20702: a parameter without a unit in Level 3; the bindings have no name for it.
+_UNDECLARED = (
+    libsbml.UndeclaredUnits,
+    libsbml.UndeclaredTimeUnitsL3,
+    libsbml.UndeclaredExtentUnitsL3,
+    libsbml.UndeclaredObjectUnitsL3,
+    20702,
+)
 _TIMES = {60.0: "min", 3600.0: "h", 86400.0: "d"}
 
 
@@ -86,3 +109,54 @@ def _base_text(part: libsbml.Unit) -> str | None:
     if kind == "kilogram":
         return base if scale == 0 else None
     return prefix + base
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class UnitWarning:
+    """What libsbml finds about the units of a file.
+
+    Attributes:
+        line: line of the file.
+        sentence: libsbml's message.
+        number: libsbml's number of the rule, 10501 to 10599 in the SBML specification for most.
+    """
+
+    line: int
+    sentence: str
+    number: int
+
+    @property
+    def is_undeclared(self) -> bool:
+        """Whether it only says that numbers or parameters without a unit leave something unchecked."""
+        return self.number in _UNDECLARED
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.sentence} (libsbml {self.number})"
+
+
+def unit_warnings(source: str | Path) -> tuple[UnitWarning, ...]:
+    """What libsbml's own derivation of units finds in an SBML file, in the order of the lines.
+
+    It reads the file's unit definitions and the units of its numbers, which a `KineticModel` has as text or not at all;
+    `model.units()` in turn follows the units of a model that never was a file.
+
+    Args:
+        source: path of a file, or its text.
+
+    Raises:
+        InvalidSBML, UnsupportedSBML: as `read_sbml`, for what keeps the file from being opened.
+    """
+    tree = Document(source).tree
+    tree.getErrorLog().clearLog()
+    for category in _CATEGORIES:
+        tree.setConsistencyChecks(category, category == libsbml.LIBSBML_CAT_UNITS_CONSISTENCY)
+    tree.checkConsistency()
+    log = tree.getErrorLog()
+    errors = (log.getError(i) for i in range(log.getNumErrors()))
+    found = {
+        UnitWarning(error.getLine(), " ".join(error.getMessage().split()), error.getErrorId()): None
+        for error in errors
+        if error.getCategory() == libsbml.LIBSBML_CAT_UNITS_CONSISTENCY
+    }
+    return tuple(sorted(found, key=lambda warning: (warning.line, warning.number)))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
+from mechanistic import library
 from mechanistic.errors import ScheduleError
 from mechanistic.schedule import Schedule, Stops, compile_schedule
 
@@ -245,6 +246,32 @@ def test_dtype_follows_the_doses_and_one_schedule_serves_all_rows() -> None:
     assert torch.equal(compiled(single, rows=4).jumps, compiled(single.expand((4,)), rows=4).jumps)
     assert single.to(torch.float32).amount.dtype == torch.float32
     assert Schedule.bolus("gut", torch.ones(2, dtype=torch.float32)).amount.dtype == torch.float64
+
+
+def test_doses_with_units_are_those_of_the_numbers_in_the_units_of_the_model() -> None:
+    model = library.warfarin_pkpd()  # mg and h
+    written = Schedule.repeat("gut", "0.1 g", "1 day", 3, time="90 min", duration="1800 s", model=model)
+    assert repr(written) == repr(Schedule.repeat("gut", 100.0, 24.0, 3, time=1.5, duration=0.5))
+    mixed = Schedule.bolus("gut", tensor(1.0, 2.0), "1 day", model=model)
+    assert torch.equal(mixed.time, torch.full((2, 1), 24.0).double())
+    assert repr(Schedule.infusion("gut", "5e4 ug", 2.0, model=model)) == repr(Schedule.infusion("gut", 50.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("doses", "problems"),
+    [
+        (lambda m: Schedule.bolus("gut", "100 mg"), ("`amount` is the text '100 mg'; give `model`",)),
+        (lambda m: Schedule.bolus("gut", "1 nmol", "3 mg", model=m), ("`molar_mass`", "different dimensions")),
+        (lambda m: Schedule.bolus("gutt", "1 mg", model=m), ("did you mean `gut`",)),
+        (lambda m: Schedule.bolus("gut", "many mg", model=m), ("`amount`: the quantity 'many mg' cannot be read",)),
+        (lambda m: Schedule.repeat("gut", 1.0, "1 mg", 3, model=m), ("`every`: `mg` cannot be converted to `h`",)),
+    ],
+)
+def test_doses_with_units_that_do_not_fit_are_refused(doses, problems) -> None:
+    with pytest.raises(ScheduleError) as caught:
+        doses(library.warfarin_pkpd())
+    assert len(caught.value.problems) == len(problems)
+    assert all(problem in text for problem, text in zip(problems, caught.value.problems, strict=True))
 
 
 def test_ten_thousand_subjects_with_twenty_doses_compile_in_a_second() -> None:
