@@ -14,7 +14,7 @@ from mechanistic.errors import (
 )
 from mechanistic.field import AbstractVectorField, Linearisation
 from mechanistic.model import Event, FrozenMap, KineticModel, Parameter, Reaction, State, delay, symbol, time
-from mechanistic.sbml import read_antimony, read_driven, read_sbml, write_sbml
+from mechanistic.sbml import read_antimony, read_driven, read_sbml, write_antimony, write_sbml
 from mechanistic.schedule import Schedule
 from mechanistic.simulate import simulate
 from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, TorchDiffEq, Tsit5
@@ -62,5 +62,6 @@ __all__ = [
     "simulate",
     "symbol",
     "time",
+    "write_antimony",
     "write_sbml",
 ]

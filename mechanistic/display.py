@@ -115,7 +115,7 @@ def _right_sides(model: KineticModel) -> dict[str, str]:
     """Derivative of each state that has one."""
     names = {Dummy(): f"w_{{{_word(reaction.name)}}}" for reaction in model.reactions if reaction.fast}
     fluxes = list(zip(names, (reaction for reaction in model.reactions if reaction.fast), strict=True))
-    slow = replace(model, reactions=[reaction for reaction in model.reactions if not reaction.fast])
+    slow = replace(model, reactions=tuple(reaction for reaction in model.reactions if not reaction.fast))
     return {
         name: expression_latex(
             sympy.Add(value, *(reaction.stoichiometry.get(name, 0) * flux for flux, reaction in fluxes)), names

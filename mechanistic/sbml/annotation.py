@@ -12,7 +12,7 @@ PREFIX = "kinetwin"
 
 def write_annotation(element: libsbml.SBase, kind: str, values: Mapping[str, str]) -> None:
     """Attaches one `kinetwin:kind` with `values` as attributes; any text is allowed."""
-    attributes = "".join(f" {key}={quoteattr(_escaped(text))}" for key, text in values.items())
+    attributes = "".join(f" {key}={quoteattr(escaped(text))}" for key, text in values.items())
     element.appendAnnotation(f'<{PREFIX}:{kind} xmlns:{PREFIX}="{NAMESPACE}"{attributes}/>')
 
 
@@ -29,8 +29,8 @@ def read_annotation(element: libsbml.SBase, kind: str) -> dict[str, str] | None:
     return None
 
 
-def _escaped(text: str) -> str:
-    """XML knows no control characters and folds line breaks in attributes; JSON's escapes survive both."""
+def escaped(text: str) -> str:
+    """Any text as one line: XML has no control characters and folds line breaks; the escapes of JSON survive both."""
     return json.dumps(text, ensure_ascii=not text.isprintable())[1:-1]
 
 

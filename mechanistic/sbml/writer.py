@@ -4,10 +4,10 @@ import math
 import re
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 from xml.sax.saxutils import escape
 
 import libsbml
@@ -52,18 +52,38 @@ def write_sbml(model: KineticModel, path: str | Path | None = None, *, driven: M
     Raises:
         ModelError: lists every expression that has no counterpart in SBML, and driven names that are no parameters.
     """
-    text = _Writer(model, driven or {}).text()
+    text = written(model, driven=driven).text
     if path is not None:
-        _replace_file(Path(path), text)
+        replace_file(Path(path), text)
     return text
+
+
+class Written(NamedTuple):
+    """A written model.
+
+    Attributes:
+        text: SBML.
+        ids: name of each state, parameter, assignment and observable to its id.
+        identities: every id in the text that stands for something of the model.
+    """
+
+    text: str
+    ids: dict[str, str]
+    identities: frozenset[str]
+
+
+def written(model: KineticModel, reserved: Collection[str] = (), driven: Mapping[str, str] | None = None) -> Written:
+    """What `write_sbml` writes, and what the names are called there; no id is one of the words in `reserved`."""
+    writer = _Writer(model, driven or {}, reserved)
+    return Written(writer.text(), dict(writer.ids), frozenset(writer.identifiers.used))
 
 
 def written_ids(model: KineticModel) -> dict[str, str]:
     """Name of each state, parameter, assignment and observable to its id in the text of `write_sbml`."""
-    return dict(_Writer(model, {}).ids)
+    return dict(_Writer(model, {}, ()).ids)
 
 
-def _replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Writes beside the file and then takes its place, so that nobody ever sees half of it."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -90,7 +110,7 @@ def _describe_drive(element: libsbml.Parameter, cause: str) -> None:
 class _Writer:
     """Builds one document."""
 
-    def __init__(self, model: KineticModel, driven: Mapping[str, str]) -> None:
+    def __init__(self, model: KineticModel, driven: Mapping[str, str], reserved: Collection[str]) -> None:
         self._source = model
         self._driven = driven
         self._version = 1 if any(reaction.fast for reaction in model.reactions) else 2
@@ -101,10 +121,12 @@ class _Writer:
         self._called: set[str] = set()
         self._exact_values: dict[str, str] = {}
         quantities = [*model.state_names, *model.parameter_names, *model.assignments, *model.observables]
-        self._identifiers = Identifiers([*quantities, *model.reaction_names, *(event.name for event in model.events)])
-        self.ids = {name: self._identifiers.give(name) for name in quantities}
+        self.identifiers = Identifiers(
+            [*quantities, *model.reaction_names, *(event.name for event in model.events)], reserved
+        )
+        self.ids = {name: self.identifiers.give(name) for name in quantities}
         self._names = {identity: name for name, identity in self.ids.items()}
-        self._holder = self._identifiers.give("amounts")
+        self._holder = self.identifiers.give("amounts")
 
     def text(self) -> str:
         """The document; raises when something cannot be written."""
@@ -137,7 +159,7 @@ class _Writer:
 
     def _describe(self) -> None:
         model = self._source
-        self._model.setId(self._identifiers.give(model.name))
+        self._model.setId(self.identifiers.give(model.name))
         self._model.setName(model.name if model.name.isprintable() else self._model.getId())
         notes = {"name": model.name, "source": model.source, "time_unit": model.time_unit}
         write_annotation(self._model, "model", notes)
@@ -229,7 +251,7 @@ class _Writer:
         self._set_math(rule, value, place)
 
     def _write_reaction(self, reaction: Reaction) -> None:
-        identity = self._identifiers.give(reaction.name)
+        identity = self.identifiers.give(reaction.name)
         element = self._model.createReaction()
         element.setId(identity)
         element.setReversible(False)
@@ -255,7 +277,7 @@ class _Writer:
     def _write_event(self, event: Event) -> None:
         place = f"of event `{event.name}`"
         element = self._model.createEvent()
-        identity = self._identifiers.give(event.name)
+        identity = self.identifiers.give(event.name)
         element.setId(identity)
         if identity != event.name:
             write_annotation(element, "event", {"name": event.name})
@@ -277,7 +299,7 @@ class _Writer:
         value = float(f"{float(count):.15g}")
         reference.setStoichiometry(value)
         if exact(value) != count:
-            reference.setId(self._identifiers.give(f"{reaction}_{reference.getSpecies()}"))
+            reference.setId(self.identifiers.give(f"{reaction}_{reference.getSpecies()}"))
             write_annotation(reference, "holder", {"role": "exact"})
             assignment = self._model.createInitialAssignment()
             assignment.setSymbol(reference.getId())
