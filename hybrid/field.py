@@ -78,6 +78,13 @@ class HybridField(AbstractVectorField):
         return self.known.model
 
     @property
+    def mass(self) -> Tensor | None:
+        known = self.known.mass
+        if known is None or self.latent is None:
+            return known
+        return torch.block_diag(known, torch.eye(self.latent.latent, dtype=known.dtype, device=known.device))
+
+    @property
     def discrete(self) -> AbstractDiscrete | None:
         known = self.known.discrete
         return None if known is None else DrivenDiscrete(known, self._view)
@@ -92,8 +99,10 @@ class HybridField(AbstractVectorField):
         return rate if self.latent is None else torch.cat([rate, self._latent_rate(t, x)], dim=-1)
 
     def _add_learned(self, rate: Tensor, seen: Tensor, amounts: Tensor) -> Tensor:
+        mass = self.known.mass
         for i, residual in enumerate(self.residuals):
-            rate = rate + residual(self._inputs("residual", i, seen), amounts)
+            learned = residual(self._inputs("residual", i, seen), amounts)
+            rate = rate + (learned if mass is None else learned @ mass.T)
         return rate
 
     def residual(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:

@@ -101,6 +101,14 @@ class AbstractVectorField(nn.Module):
     nonnegative: Tensor
 
     @property
+    def mass(self) -> Tensor | None:
+        """The constant matrix `M`, `(state, state)`, where the system is `M dx/dt = f(t, x, p)`; None for the identity.
+
+        A row of zeros makes an algebraic equation of its line. Only implicit methods solve such systems.
+        """
+        return None
+
+    @property
     def discrete(self) -> AbstractDiscrete | None:
         """Modes, delays and events; None for a smooth system.
 

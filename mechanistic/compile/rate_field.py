@@ -7,11 +7,11 @@ import sympy
 import torch
 from torch import Tensor, nn
 
+from mechanistic.compile.balance import Balance
 from mechanistic.compile.discrete import Assignments, Discrete
 from mechanistic.compile.families import Expressions, Layout, Tables, assignment_layers, moving_assignments
 from mechanistic.compile.switches import Switches
 from mechanistic.conservation import conserved_totals
-from mechanistic.errors import ModelError
 from mechanistic.field import AbstractVectorField, Linearisation
 from mechanistic.model import KineticModel, delay, time
 
@@ -31,7 +31,6 @@ class RateField(AbstractVectorField):
 
     def __init__(self, model: KineticModel) -> None:
         super().__init__()
-        _refuse(model)
         self.model = model
         self.state_names = model.state_names
         self.parameter_names = model.parameter_names
@@ -46,26 +45,35 @@ class RateField(AbstractVectorField):
         self._layout = Layout(states, parameters, assignments, switches.columns)
         moving = moving_assignments(locked, self.parameter_names)
         self._assignments = Assignments(locked, self._layout, moving)
-        laws = [switches.locked(law) for law in (*(r.rate for r in model.reactions), *model.rates.values())]
+        written = (*(r.rate for r in model.reactions), *model.rates.values(), *model.algebraic.values())
+        laws = [switches.locked(law) for law in written]
         self._laws = Expressions(laws, self._layout, moving)
         seen = [switches.undelayed(value) for value in model.observables.values()]
         self._observables = Expressions(seen, self._layout, moving)
         self._initial = Expressions([_at_start(model, state.initial) for state in model.states], self._layout)
         self._parts = [*cast(list[Expressions], list(self._assignments.layers)), self._laws]
-        self._chain = _Chain(self._parts, self._layout, _net(model))
-        self._discrete = Discrete(model, switches, self._layout) if switches.count or model.events else None
-        self._buffers_of(model, len(laws))
+        balance = Balance.of(model)
+        self._chain = _Chain(self._parts, self._layout, balance.net)
+        discrete = switches.count or model.events or balance.mass is not None
+        self._discrete = Discrete(model, switches, self._layout) if discrete else None
+        self._buffers_of(model, balance)
 
-    def _buffers_of(self, model: KineticModel, laws: int) -> None:
+    def _buffers_of(self, model: KineticModel, balance: Balance) -> None:
         dtype = torch.float64
-        net = torch.tensor(_net(model), dtype=dtype).reshape(len(model.states), laws)
+        net = torch.tensor(balance.net, dtype=dtype).reshape(len(model.states), len(self._laws))
         self.register_buffer("_net", net, persistent=False)
+        mass = None if balance.mass is None else torch.tensor(balance.mass, dtype=dtype)
+        self.register_buffer("_mass", mass, persistent=False)
         self.register_buffer(
             "_nominal", torch.tensor([p.value for p in model.parameters], dtype=dtype), persistent=False
         )
         self.register_buffer("scales", torch.tensor(state_scales(model), dtype=dtype), persistent=False)
         nonnegative = torch.tensor([state.nonnegative for state in model.states], dtype=torch.bool)
         self.register_buffer("nonnegative", nonnegative, persistent=False)
+
+    @property
+    def mass(self) -> Tensor | None:
+        return cast("Tensor | None", self._mass)
 
     @property
     def discrete(self) -> Discrete | None:
@@ -209,28 +217,6 @@ def _at_start(model: KineticModel, initial: sympy.Expr) -> sympy.Expr:
     while written.has(delay):
         written = written.xreplace({atom: atom.args[0] for atom in written.atoms(delay)})
     return written.xreplace({time: sympy.S.Zero})
-
-
-def _refuse(model: KineticModel) -> None:
-    present = {
-        "algebraic equations": bool(model.algebraic),
-        "fast reactions": any(reaction.fast for reaction in model.reactions),
-    }
-    problems = [f"{name} cannot be simulated yet" for name, there in present.items() if there]
-    if problems:
-        raise ModelError(f"the model `{model.name}` cannot be compiled:", problems)
-
-
-def _net(model: KineticModel) -> list[list[float]]:
-    """The stoichiometry as numbers, with one unit column for each rate rule."""
-    row = {name: i for i, name in enumerate(model.state_names)}
-    net = [[0.0] * (len(model.reactions) + len(model.rates)) for _ in model.states]
-    for column, reaction in enumerate(model.reactions):
-        for state, count in reaction.stoichiometry.items():
-            net[row[state]][column] = float(count)
-    for column, name in enumerate(model.rates, start=len(model.reactions)):
-        net[row[name]][column] = 1.0
-    return net
 
 
 def state_scales(model: KineticModel) -> list[float]:

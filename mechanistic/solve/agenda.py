@@ -1,11 +1,13 @@
 """The event queue: which triggers hold, what has been triggered and not yet executed, and its execution."""
 
+from collections.abc import Callable
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from mechanistic.field import AbstractDiscrete
+from mechanistic.solve.consistent import Consistent
 
 LIMIT = 1_000
 """Most executions at one moment, after which events are taken to follow each other without end."""
@@ -40,11 +42,16 @@ class Settled(NamedTuple):
         x: states after them, `(row, state)`.
         jumped: whether an event was executed, `(row,)`.
         failed: whether they would never end, or a delay is negative or undefined, `(row,)`.
+        astray: whether no state that satisfies the algebraic equations was found after one, `(row,)`.
     """
 
     x: Tensor
     jumped: Tensor
     failed: Tensor
+    astray: Tensor
+
+
+Repair = Callable[[Moment], Consistent]
 
 
 @final
@@ -71,24 +78,26 @@ class Agenda:
         due = self._due[subject]
         return due.amin(-1) if due.shape[1] else due.new_full((len(subject),), torch.inf)
 
-    def settle(self, moment: Moment) -> Settled:
-        """Looks at the triggers and executes what is due until nothing is left."""
+    def settle(self, moment: Moment, repaired: Repair) -> Settled:
+        """Looks at the triggers and executes what is due until nothing is left; jumps are `repaired`."""
         x = moment.x
         jumped = torch.zeros_like(moment.t, dtype=torch.bool)
-        failed = torch.zeros_like(jumped)
+        failed, astray = torch.zeros_like(jumped), torch.zeros_like(jumped)
         rows = torch.arange(len(moment.t), device=x.device)
         for _ in range(LIMIT):
             now = moment.select(rows)._replace(x=x[rows])
             failed = failed.index_put((rows,), self._look(now))
             ready = self._ready(now)
-            some = ready.any(-1) & ~failed[rows]
+            some = ready.any(-1) & ~failed[rows] & ~astray[rows]
             if not bool(some.any()):
-                return Settled(x, jumped, failed)
+                return Settled(x, jumped, failed, astray)
             rows, now, ready = rows[some], now.select(some), ready[some]
-            x = x.index_put((rows,), self._execute(now, ready))
+            fixed = repaired(now._replace(x=self._execute(now, ready)))
+            x = x.index_put((rows,), fixed.x)
+            astray = astray.index_put((rows,), fixed.failed)
             jumped[rows] = True
         failed[rows] = True
-        return Settled(x, jumped, failed)
+        return Settled(x, jumped, failed, astray)
 
     def _look(self, now: Moment) -> Tensor:
         """Compares the triggers with what they were; whether a delay has no meaning, `(row,)`."""

@@ -28,6 +28,8 @@ class Auto(AbstractSolver):
     stiff: AbstractMethod = field(default_factory=Rodas5P)
 
     def solve(self, problem: Problem) -> Outcome:
+        if problem.field.mass is not None:
+            return self.stiff.solve(problem)
         first = self.explicit.solve(problem)
         again = (first.status != Status.OK).nonzero().squeeze(1)
         methods = (*first.methods, type(self.stiff).__name__)

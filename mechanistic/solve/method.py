@@ -43,7 +43,10 @@ class Rhs(NamedTuple):
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         """dx/dt, `(row, state)`."""
         rate: Tensor = self.field(t, x, self.parameters, *self._held(t, x))
-        return rate if self.inputs is None else rate + self.inputs
+        if self.inputs is None:
+            return rate
+        mass = self.field.mass
+        return rate + (self.inputs if mass is None else self.inputs @ mass.T)
 
     def linearise(self, t: Tensor, x: Tensor) -> Linearisation:
         """∂f/∂x and ∂f/∂t; the inputs are constant."""

@@ -21,6 +21,7 @@ class Status(IntEnum):
     NOT_FINITE = 3
     STIFF = 4
     EVENTS = 5
+    INCONSISTENT = 6
 
     @property
     def advice(self) -> str:
@@ -31,7 +32,10 @@ class Status(IntEnum):
             Status.MIN_STEP: "the step size became too small; loosen the tolerance or look for a singularity",
             Status.NOT_FINITE: "the rates are not finite; look for a division by zero or a logarithm below zero",
             Status.STIFF: "the system is stiff here; use Rodas5P() or Auto()",
-            Status.EVENTS: "events follow each other here without end, or the delay of one is negative or undefined",
+            Status.EVENTS: "events or conditions follow each other here without end, or the delay of one is negative or"
+            " undefined",
+            Status.INCONSISTENT: "no state was found that satisfies the algebraic equations and fast reactions; give"
+            " other initial values",
         }[self]
 
 

@@ -102,6 +102,7 @@ class Rodas5P(AbstractMethod):
     """Rosenbrock, order 5(4), 8 stages, stiffly accurate and L-stable, dense output of order 4; one Jacobian a step.
 
     Steinebach 2023, doi:10.1007/s10543-023-00967-x. It needs an exact Jacobian, which every field of this library has.
+    It solves `M dx/dt = f` of index 1 with a singular mass matrix as well (Hairer & Wanner, section VI.1).
     """
 
     max_steps: int = 20_000
@@ -117,8 +118,9 @@ class Rodas5P(AbstractMethod):
         usable = torch.where(empty, SHORTEST * (1 + t.abs()), h)
         size = usable.unsqueeze(-1)
         jacobian, slope = rhs.linearise(t, x)
-        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        factors, pivots, _ = torch.linalg.lu_factor_ex(eye / (GAMMA * size.unsqueeze(-1)) - jacobian)
+        mass = rhs.field.mass
+        unit = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) if mass is None else mass
+        factors, pivots, _ = torch.linalg.lu_factor_ex(unit / (GAMMA * size.unsqueeze(-1)) - jacobian)
         start = rhs(t, x) if first is None else first
         stages: list[Tensor] = []
         argument = x
@@ -128,10 +130,12 @@ class Rodas5P(AbstractMethod):
             if weight:
                 right = right + (weight * size) * slope
             if links:
-                right = right + combine(links, stages) / size
+                linked = combine(links, stages) / size
+                right = right + (linked if mass is None else linked @ mass.T)
             stages.append(torch.linalg.lu_solve(factors, pivots, right.unsqueeze(-1)).squeeze(-1))
         end = argument + stages[-1]
-        end = torch.where(empty.unsqueeze(-1), x + h.unsqueeze(-1) * start, end)
+        speed = start if mass is None else (end - x) / size
+        end = torch.where(empty.unsqueeze(-1), x + h.unsqueeze(-1) * speed, end)
         error = torch.where(empty.unsqueeze(-1), 0.0, stages[-1])
         return Step(end, error, tuple(stages), None, None)
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mechanistic.field import AbstractDiscrete
-from mechanistic.solve.agenda import LIMIT, Agenda, Moment
+from mechanistic.solve.agenda import LIMIT, Agenda, Moment, Settled
 from mechanistic.solve.clocks import Clocks, Trial
+from mechanistic.solve.consistent import Consistent, consistent
 from mechanistic.solve.crossing import Crossing, Path, first_crossing
 from mechanistic.solve.history import History, Lookup
 from mechanistic.solve.method import AbstractMethod, Rhs
@@ -164,14 +165,15 @@ class Switching:
         """Clocks after the events of the `rows` that have arrived somewhere, and which of them were moved, `(row,)`."""
         index = rows.nonzero().squeeze(1)
         mine = clocks.select(index)
-        delayed = self._delayed(mine)
-        jumped = torch.full_like(index, fresh, dtype=torch.bool)
-        status = mine.status
+        moment = Moment(mine.subject, mine.t, mine.x, mine.parameters, self._delayed(mine))
+        fixed = self._consistent(moment)
+        settled = Settled(fixed.x, torch.zeros_like(fixed.failed), torch.zeros_like(fixed.failed), fixed.failed)
         if self._agenda is not None:
-            settled = self._agenda.settle(Moment(mine.subject, mine.t, mine.x, mine.parameters, delayed))
-            mine = mine._replace(x=settled.x)
-            jumped = jumped | settled.jumped
-            status = torch.where(settled.failed, int(Status.EVENTS), status)
+            settled = self._agenda.settle(moment._replace(x=fixed.x), self._consistent)
+        mine = mine._replace(x=settled.x)
+        jumped = settled.jumped | fresh
+        status = torch.where(settled.failed, int(Status.EVENTS), mine.status)
+        status = torch.where(settled.astray | fixed.failed, int(Status.INCONSISTENT), status)
         with torch.no_grad():
             modes = self._discrete.mode(mine.t, mine.x, mine.parameters, self._delayed(mine))
             changed = (modes != mine.modes).any(-1)
@@ -185,6 +187,13 @@ class Switching:
             status=clocks.status.index_put((index,), status),
         )
         return moved, torch.zeros_like(rows).index_put((index,), jumped)
+
+    def _consistent(self, moment: Moment) -> Consistent:
+        """The states moved to where the algebraic equations hold, with the modes as they are there."""
+        lookup = self._history and Lookup(self._history, moment.subject, moment.t.detach(), moment.p)
+        unlocked = moment.x.new_zeros(len(moment.t), 0)
+        rhs = Rhs(self._problem.field, moment.p, None, unlocked, lookup)
+        return consistent(rhs, moment.t, moment.x)
 
     def _stuck(self, mine: Clocks) -> Tensor:
         """Whether conditions have changed again and again while time stood still, `(row,)`."""

@@ -41,9 +41,8 @@ class TorchDiffEq(AbstractSolver):
 
     def solve(self, problem: Problem) -> Outcome:
         if problem.field.discrete is not None:
-            raise SolveError(
-                "torchdiffeq cannot solve this system:", ["it has events, conditions or delays; use Auto()"]
-            )
+            advice = "it has events, conditions, delays or algebraic equations; use Auto()"
+            raise SolveError("torchdiffeq cannot solve this system:", [advice])
         times, jumps, rates = problem.stops.times, problem.stops.jumps, problem.stops.rates
         batch, count = problem.times.shape
         out = problem.initial.new_full((batch, count, problem.initial.shape[-1]), torch.nan)

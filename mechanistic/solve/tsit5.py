@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from mechanistic.errors import SolveError
 from mechanistic.solve.loop import solve_by_steps
 from mechanistic.solve.method import AbstractMethod, Rhs, Step, combine
 from mechanistic.solve.problem import Outcome, Problem
@@ -57,6 +58,9 @@ class Tsit5(AbstractMethod):
     reuses_last = True
 
     def solve(self, problem: Problem) -> Outcome:
+        if problem.field.mass is not None:
+            advice = "it has algebraic equations or fast reactions, which are implicit; use Rodas5P() or Auto()"
+            raise SolveError("an explicit method cannot solve this system:", [advice])
         return solve_by_steps(self, problem)
 
     def step(self, rhs: Rhs, t: Tensor, x: Tensor, h: Tensor, first: Tensor | None = None) -> Step:
