@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hybrid.table import Events, TableError, read_events
+from hybrid.units import TableUnits, in_units_of
 from mechanistic.errors import nearest
-from mechanistic.model import FrozenMap
+from mechanistic.model import FrozenMap, KineticModel
 from mechanistic.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Cohort:
 
     Attributes:
         ids: a label a subject.
-        times: time of each record in the unit of the file, non-decreasing, `(subject, sample)`; NaN for padding.
+        times: time of each record in the unit of the model, non-decreasing, `(subject, sample)`; NaN for padding.
         dv: what was observed, `(subject, sample)`; 0 where nothing was, so that no NaN reaches a gradient.
         observed: whether `dv` counts, `(subject, sample)`; false for padding, missing values and `mdv` 1.
         channel: index into `channels`, `(subject, sample)`.
@@ -68,6 +69,8 @@ class Cohort:
         channels: Mapping[Any, str] | Sequence[str] | str | None = None,
         covariates: Sequence[str] = (),
         columns: Mapping[str, str] | None = None,
+        units: TableUnits | None = None,
+        model: KineticModel | None = None,
     ) -> "Cohort":
         """Reads an event table in NONMEM's style: a data frame, a mapping of columns, or a CSV file.
 
@@ -84,9 +87,14 @@ class Cohort:
             channels: `dvid` to channel name, or the names of `dvid` 1, 2, …; one name for a single channel.
             covariates: columns that hold one value a subject; text becomes categories.
             columns: standard name to the name in this table, for instance `{"dv": "conc"}`.
+            units: the units of the table where they are not those of the model, for instance
+                `{"time": "day", "amt": "mg", "dv": {"cp": "ug/mL"}}`: `amt` by state and `dv` by channel, or one for
+                all.
+            model: to whose units the numbers are converted; needed with `units` only.
 
         Raises:
-            TableError: lists every problem of the table with its row, value and remedy.
+            TableError: lists every problem of the table with its row, value and remedy, or every unit that is missing,
+                cannot be read or does not fit.
         """
         events = read_events(
             table,
@@ -96,7 +104,7 @@ class Cohort:
             covariates=tuple(covariates),
             columns=columns or {},
         )
-        return cls._of(events, tuple(covariates))
+        return cls._of(in_units_of(model, events, units) if units else events, tuple(covariates))
 
     @classmethod
     def _of(cls, events: Events, covariates: tuple[str, ...]) -> "Cohort":
