@@ -68,12 +68,14 @@ class Declarations:
         sized: ids of compartments with a size: species in them have a concentration.
         scope: id to what it stands for in mathematics.
         endless: id of a parameter without a finite value to that value, an infinite one or NaN.
+        negative_zeros: ids of parameters whose value is written as -0.
     """
 
     def __init__(self, model: libsbml.Model, findings: Findings) -> None:
         self._model = model
         self._findings = findings
         self.endless: dict[str, float] = {}
+        self.negative_zeros: set[str] = set()
         compartments = {c.getId(): self._compartment(c) for c in _each(model.getListOfCompartments())}
         points = {c.getId() for c in _each(model.getListOfCompartments()) if _is_point(c)}
         with_size = {c for c, quantity in compartments.items() if c not in points and not quantity.notes}
@@ -138,6 +140,8 @@ class Declarations:
             self.endless[parameter.getId()] = math.nan if math.isnan(parameter.getValue()) else parameter.getValue()
         else:
             value = self._number(parameter, parameter.isSetValue(), parameter.getValue())
+            if value == 0 and math.copysign(1.0, parameter.getValue()) < 0:
+                self.negative_zeros.add(parameter.getId())
         unit = notes.get("unit", unit_text(self._model, parameter.getUnits()))
         description = notes.get("description", _description(parameter))
         identity = parameter.getId()

@@ -54,7 +54,7 @@ class Delays:
     def written(self, value: Any, _: str = "") -> Any:
         """`value`, an expression or a condition, with the past written into its delays."""
         if value.has(delay):
-            value = value.xreplace({late: self._known(late) for late in _outermost(value)})
+            value = value.xreplace({late: self._known(late) for late in outermost_delays(value)})
         return value.xreplace({BEFORE_START: sympy.false}) if value.has(BEFORE_START) else value
 
     def expressions(self, values: Mapping[str, Expr]) -> dict[str, Expr]:
@@ -85,7 +85,7 @@ class Delays:
         )
 
     def _at_start(self, value: Basic) -> Basic:
-        earlier = {late: before_start(late, self._past) for late in _outermost(value)}
+        earlier = {late: before_start(late, self._past) for late in outermost_delays(value)}
         return value.xreplace(earlier).xreplace(self._first)
 
     def _now(self, value: Basic) -> Basic:
@@ -99,13 +99,13 @@ def _without_delays(value: Any) -> Any:
     if not value.has(delay):
         return value
     found = {}
-    for late in _outermost(value):
+    for late in outermost_delays(value):
         inner, lag = (_without_delays(part) for part in late.args)
         found[late] = inner.xreplace({time: time - lag})
     return value.xreplace(found)
 
 
-def _outermost(value: Basic) -> set[Basic]:
+def outermost_delays(value: Basic) -> set[Basic]:
     """The delays of `value` that stand in no other delay."""
     found: set[Basic] = set()
     seen: set[Basic] = set()

@@ -1,7 +1,8 @@
 """Equations `0 = g` solved for their unknowns where there is exactly one real solution, and it can be written down."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+import numpy as np
 import sympy
 from sympy import Expr, Float, Matrix, Piecewise, Rational, Symbol
 
@@ -22,6 +23,7 @@ TERM_LIMIT = 2_000
 
 _DIGITS = 60
 _PRIME = 1_000_003
+_RANK_TOLERANCE = 1e-10
 _BASES = (2, 5, 11, 17)
 
 _INVERSES: Mapping[type, type] = {sympy.log: sympy.exp, sympy.sinh: sympy.asinh, sympy.asinh: sympy.sinh}
@@ -118,6 +120,28 @@ def may_vanish(factor: Expr) -> bool:
     return any(branch.has(Piecewise) or _is_zero(branch) for branch in branches)
 
 
+def is_regular(expressions: Sequence[Expr], unknowns: Sequence[Symbol]) -> bool:
+    """Whether, somewhere, small changes of `expressions` fix small changes of as many `unknowns`.
+
+    Without that, equations between them say nothing of some unknown, or contradict each other.
+    """
+    if len(expressions) != len(unknowns):
+        return False
+    slopes = [[expression.diff(unknown) for unknown in unknowns] for expression in expressions]
+    names = sorted(set().union(*(e.free_symbols for e in expressions)) | set(unknowns), key=lambda item: str(item.name))
+    for point in _points(names):
+        try:
+            values = [[float(slope.xreplace(point).evalf(_DIGITS)) for slope in row] for row in slopes]
+        except (ArithmeticError, TypeError, ValueError):
+            continue
+        matrix = np.array(values)
+        largest = np.abs(matrix).max(axis=1, keepdims=True)
+        usable = np.isfinite(matrix).all() and (largest > 0).all()
+        if usable and np.linalg.matrix_rank(matrix / largest, _RANK_TOLERANCE) == len(unknowns):
+            return True
+    return False
+
+
 def with_exact_numbers(expression: Expr) -> Expr:
     """`expression` with the shortest decimals of its doubles as exact numbers, so that what cancels is zero."""
     return expression.xreplace({value: exact(float(value)) for value in expression.atoms(Float)})
@@ -135,11 +159,7 @@ def _is_zero(factor: Expr) -> bool:
     if factor.is_Number:
         return bool(factor == 0)
     factor = with_exact_numbers(factor)
-    names = sorted(factor.free_symbols, key=lambda item: item.name)
-    for base in _BASES:
-        # Values below 1, since towers of powers of larger ones would have astronomically many digits.
-        tried = (Rational(pow(base, 1000 + 7 * i, _PRIME), _PRIME) for i in range(len(names)))
-        point = {name: Float(value, _DIGITS) for name, value in zip(names, tried, strict=True)}
+    for point in _points(sorted(factor.free_symbols, key=lambda item: item.name)):
         try:
             terms = [term.xreplace(point).evalf(_DIGITS) for term in sympy.Add.make_args(factor)]
             size = sympy.Add(*(abs(term) for term in terms))
@@ -148,6 +168,14 @@ def _is_zero(factor: Expr) -> bool:
         except (ArithmeticError, TypeError, ValueError):
             continue
     return True
+
+
+def _points(names: Sequence[Symbol]) -> Iterator[dict[Symbol, Float]]:
+    """Some values for `names`, without any pattern."""
+    for base in _BASES:
+        # Values below 1, since towers of powers of larger ones would have astronomically many digits.
+        tried = (Rational(pow(base, 1000 + 7 * i, _PRIME), _PRIME) for i in range(len(names)))
+        yield {name: Float(value, _DIGITS) for name, value in zip(names, tried, strict=True)}
 
 
 def _quotient(value: Expr, factor: Expr) -> Expr:

@@ -121,7 +121,7 @@ class Jumps:
     def __init__(
         self,
         events: Sequence[ReadEvent],
-        declared: Declarations,
+        quantities: Mapping[str, Quantity],
         ruled: Mapping[str, Expr],
         varying: Collection[str],
         findings: Findings,
@@ -130,12 +130,12 @@ class Jumps:
 
         Args:
             events: all events of the file.
-            declared: the quantities of the file.
+            quantities: of the file, by id, as they are among the states.
             ruled: name to assignment rule.
             varying: names of all that changes in time.
             findings: where sizes that cannot be told are noted.
         """
-        self._events, self._declared, self._ruled = events, declared, ruled
+        self._events, self._quantities, self._ruled = events, quantities, ruled
         self._varying, self._findings = varying, findings
 
     def events(self) -> tuple[Event, ...]:
@@ -143,7 +143,7 @@ class Jumps:
         return tuple(self._event(event) for event in self._events)
 
     def _event(self, event: ReadEvent) -> Event:
-        quantities = {i: self._declared.quantities[i] for i in event.values}
+        quantities = {i: self._quantities[i] for i in event.values}
         after = _After(event, quantities, self._ruled, self._findings)
         assignments = {quantity.name: after.amount(quantity) for quantity in quantities.values()}
         return Event(
@@ -181,8 +181,7 @@ class Jumps:
 
     def _jumps_elsewhere(self, name: str, event: ReadEvent) -> bool:
         """Whether another event, which may be due at the same moment, changes what `name` depends on."""
-        quantities = self._declared.quantities
-        jumped = {quantities[i].name for other in self._events if other is not event for i in other.values}
+        jumped = {self._quantities[i].name for other in self._events if other is not event for i in other.values}
         seen: set[str] = set()
         stack = [name]
         while stack:

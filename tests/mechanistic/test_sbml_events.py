@@ -200,6 +200,41 @@ def test_what_an_assignment_rule_holds_cannot_be_assigned():
         network(event("e", AFTER_ONE, {"p": "1"}), rules=assigned("p", "q"))
 
 
+# Concentrations that rate rules move
+
+C = symbol("S.concentration")
+
+
+def test_a_concentration_stays_where_the_size_jumps():
+    model = network(event("e", AFTER_ONE, {"V": "3"}), rules=rate("S", "p"), moving=False, changes=True)
+    assert model.state_names == ("S.concentration", "V")
+    assert model.rates == {"S.concentration": P}
+    assert model.assignments == {"S": C * V}
+    assert model.initial_values() == {"S.concentration": 4, "V": 2}
+    assert model.expand(model.observables["[S]"]) == C
+    assert only(model).assignments == {"V": 3}
+
+
+def test_a_concentration_in_a_size_that_follows_a_rule():
+    rules = rate("S", "1") + assigned("V", apply("plus", "1", TIME))
+    model = network(rules=rules, moving=False, changes=True)
+    assert model.rates == {"S.concentration": 1}
+    assert model.assignments == {"V": 1 + time, "S": C * V}
+
+
+def test_an_event_gives_such_a_species_a_concentration():
+    rules = rate("S", "1") + rate("V", "1")
+    text = event("e", AFTER_ONE, {"S": apply("times", "2", "S")}, part("delay", "1"))
+    model = network(text, rules=rules, moving=False, changes=True)
+    assert only(model) == Event("e", LATER, {"S.concentration": 2 * S / V}, 1)
+    assert model.rates == {"S.concentration": 1, "V": 1}
+
+
+def test_without_a_jump_the_amount_is_the_state():
+    model = network(rules=rate("S", "1") + rate("V", "2"), moving=False, changes=True)
+    assert model.rates == {"S": V + 2 * S / V, "V": 2}
+
+
 # Values from the time of the trigger
 
 

@@ -105,17 +105,6 @@ def test_a_compartment_without_size_is_refused_where_it_is_needed():
         read_sbml(sbml(*lists, listed("Reactions", reaction("J", reference("S"), "", "S"))))
 
 
-def test_a_concentration_moved_by_a_rule_in_an_assigned_size_is_refused():
-    text = sbml(
-        listed("Compartments", compartment("V", "", constant=False)),
-        listed("Species", species("S", "V", 'initialAmount="1"', boundary=True)),
-        listed("Parameters", parameter("p", "1", constant=False)),
-        listed("Rules", assigned("V", "p"), rate("S", "1"), rate("p", "1")),
-    )
-    with pytest.raises(UnsupportedSBML, match="rate rule of `S`"):
-        read_sbml(text)
-
-
 def test_packages_that_change_the_meaning_are_refused_beside_everything_else():
     package = 'xmlns:multi="http://www.sbml.org/sbml/level3/version1/multi/version1" multi:required="true"'
     endless = [parameter("a", "INF"), parameter("b")]
