@@ -13,7 +13,7 @@ from typing import Any, final
 
 import libsbml
 import sympy
-from sympy import Basic, Expr, Integer, Piecewise, Rational
+from sympy import Basic, Dummy, Expr, Integer, Piecewise, Rational
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import ITE, Boolean, BooleanAtom
 
@@ -87,6 +87,11 @@ def _select_truth(pieces: list[tuple[Basic, Boolean]], otherwise: Basic) -> Bool
 def _relation(kind: type[Relational], left: Basic, right: Basic) -> Boolean:
     """`left kind right`, with selections moved out of the comparison, where sympy would make other classes of them."""
     sides = [number(left), number(right)]
+    late = {call: Dummy(real=True) for side in sides for call in side.atoms(delay) if call.has(Piecewise)}
+    if late:
+        # A condition inside a delay holds at another time than the comparison, and has to stay there.
+        known = {dummy: call for call, dummy in late.items()}
+        return _relation(kind, *(side.xreplace(late) for side in sides)).xreplace(known)
     for i, side in enumerate(sides):
         if side.has(Piecewise):
             folded = sympy.piecewise_fold(side)
@@ -253,6 +258,13 @@ DEFINED: Mapping[str, tuple[type, int, Callable[..., Expr]]] = {
     "Mod": (sympy.Mod, 2, lambda a, b: a - b * sympy.floor(a / b)),
 }
 """Functions of sympy that are written as function definitions: class, number of arguments, meaning."""
+
+RECOGNISED: Mapping[str, tuple[type, int, Callable[..., Expr]]] = {
+    **DEFINED,
+    "Min": (sympy.Min, 2, lambda a, b: number(select([(a, a < b)], b))),
+    "Max": (sympy.Max, 2, lambda a, b: number(select([(a, a > b)], b))),
+}
+"""The same, with those that have no MathML element before Level 3 Version 2."""
 
 
 def read_leaf(node: libsbml.ASTNode) -> Basic | None:

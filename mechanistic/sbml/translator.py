@@ -16,7 +16,7 @@ from mechanistic.sbml.extent import Extents
 from mechanistic.sbml.findings import Findings
 from mechanistic.sbml.mathematics import (
     BY_NODE,
-    DEFINED,
+    RECOGNISED,
     Row,
     Untranslatable,
     number,
@@ -228,8 +228,8 @@ class Translator:
 
     def _written_in(self, function: Function, scope: Mapping[str, Basic], inner: _Call) -> Basic:
         """The body with the arguments put in; the sympy function itself where the definition states its meaning."""
-        if function.known in DEFINED:
-            known, count, meaning = DEFINED[function.known]
+        if function.known in RECOGNISED:
+            known, count, meaning = RECOGNISED[function.known]
             names = tuple(symbol(name) for name in function.arguments)
             plain = _Call({variable.name: variable for variable in names}, inner.depth, inner.functions)
             if len(names) == count and self._value(function.body, plain) == meaning(*names):

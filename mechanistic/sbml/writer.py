@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Collection, Mapping
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, final
 from xml.sax.saxutils import escape
@@ -14,7 +15,7 @@ import libsbml
 from sympy import Basic, Expr, Integer, Rational
 
 from mechanistic.errors import ModelError, nearest
-from mechanistic.model import Event, KineticModel, Parameter, Reaction, State, symbol, time
+from mechanistic.model import Event, KineticModel, Parameter, Reaction, State, delay, symbol, time
 from mechanistic.sbml.annotation import write_annotation
 from mechanistic.sbml.identifiers import Identifiers
 from mechanistic.sbml.mathematics import (
@@ -26,6 +27,7 @@ from mechanistic.sbml.mathematics import (
     literal,
     write_node,
 )
+from mechanistic.sbml.past import standing_still
 from mechanistic.sbml.reactions import exact
 from mechanistic.sbml.version_1 import extreme_node, in_version_1
 
@@ -313,9 +315,17 @@ class _Writer:
         setter(value)  # type: ignore[operator]
         self._exact_values[identity] = repr(value) if math.isfinite(value) else _SPECIAL[str(value)]
 
+    @cached_property
+    def _timed(self) -> dict[str, libsbml.ASTNode]:
+        """Id of each assignment that depends on time to its mathematics, over states and parameters."""
+        values = {name: self._source.expand(symbol(name)) for name in self._source.assignments}
+        return {self.ids[name]: write_node(value, self.ids) for name, value in values.items() if value.has(time)}
+
     def _set_math(self, element: libsbml.SBase, value: Basic, place: str) -> None:
         try:
             node = write_node(value, self.ids)
+            if value.has(delay):
+                node = standing_still(node, self._timed)
             element.setMath(node if self._version == 2 else in_version_1(node, self._called))
         except Untranslatable as problem:
             self._problems.append(f"{place}: {problem}")
