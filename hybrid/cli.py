@@ -1,4 +1,4 @@
-"""The command `kinetwin`: simulate a model file, or run the demonstration."""
+"""The command `kinetwin`: simulate or validate a model file, or run the demonstration."""
 
 import argparse
 import math
@@ -21,6 +21,10 @@ from mechanistic.plots import trajectories
 from mechanistic.sbml import read_antimony, read_sbml
 from mechanistic.schedule import Schedule
 from mechanistic.simulate import simulate
+from mechanistic.validation import validate
+
+WRONG: Final = 1
+"""Exit status where a check of a model failed."""
 
 ERROR: Final = 2
 """Exit status where the input, not the program, is at fault."""
@@ -33,10 +37,14 @@ OUTPUTS: Final = (".csv", ".nc", *PICTURES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 2 with the whole error on stderr, or 130 after Ctrl-C."""
+    """Runs one command and returns the exit status.
+
+    0; 1 when a check failed; 2 with the whole error on stderr; 130 after Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
+    status = 0
     try:
-        options.run(options)
+        status = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has seen enough. Python would complain again when it flushes at exit.
@@ -47,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KinetwinError, OSError) as error:
         print(f"kinetwin: {error}", file=sys.stderr)
         return ERROR
-    return 0
+    return status
 
 
 @final
@@ -87,6 +95,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.set_defaults(run=_simulate)
 
+    check = commands.add_parser(
+        "validate",
+        help="check an import: against roadrunner, conserved totals, positivity, gradients, …",
+        description="Check what a model file says and how it is simulated; exit status 1 when a check fails.",
+        epilog="example: kinetwin validate pathway.xml --html report.html",
+    )
+    check.add_argument("file", type=Path, metavar="FILE", help="SBML or Antimony")
+    check.add_argument("--html", type=Path, metavar="PATH", help="write the report as a page as well")
+    check.add_argument(
+        "--horizon", metavar="TIME", help="simulate up to this time (default: chosen from the model's time scales)"
+    )
+    check.set_defaults(run=_validate)
+
     demo = commands.add_parser(
         "demo",
         help="import, fit, compare and simulate a population, end to end",
@@ -98,13 +119,35 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _demo(options: argparse.Namespace) -> None:
+def _demo(options: argparse.Namespace) -> int:
     from hybrid import demo
 
     demo.run(options.out, options.seed)
+    return 0
 
 
-def _simulate(options: argparse.Namespace) -> None:
+def _validate(options: argparse.Namespace) -> int:
+    horizon = None if options.horizon is None else _number(options.horizon)
+    problems = []
+    if options.horizon is not None and (horizon is None or horizon <= 0):
+        problems.append(f"--horizon {options.horizon}: expected a positive number, in the model's unit of time")
+    if options.html is not None and not options.html.parent.is_dir():
+        problems.append(f"--html {options.html}: there is no folder {options.html.parent}")
+    if problems:
+        raise ListedError("these options cannot be used:", problems)
+    model = read_model(options.file)
+    source = options.file if _is_sbml(options.file) else None
+    report = validate(model, source=source, horizon=horizon, progress=sys.stderr.isatty())
+    print(report)
+    if options.html is not None:
+        report.to_html(options.html)
+        print(f"wrote {options.html}", file=sys.stderr)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return 0 if report.ok else WRONG
+
+
+def _simulate(options: argparse.Namespace) -> int:
     request = _Request(options)
     model = read_model(options.file)
     problems = [
@@ -121,6 +164,7 @@ def _simulate(options: argparse.Namespace) -> None:
     solution = simulate(model, request.times, request.values, request.schedule)
     solution.check()
     _show(solution.dataset(), options.output)
+    return 0
 
 
 @final
@@ -183,9 +227,13 @@ def read_model(path: Path) -> KineticModel:
         OSError: where the file cannot be read.
         InvalidSBML, UnsupportedSBML: where the model cannot be used; lists every reason.
     """
+    return read_sbml(path) if _is_sbml(path) else read_antimony(path)
+
+
+def _is_sbml(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(256)
-    return read_sbml(path) if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else read_antimony(path)
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def _show(dataset: xr.Dataset, output: Path | None) -> None:

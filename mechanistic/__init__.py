@@ -19,10 +19,12 @@ from mechanistic.schedule import Schedule
 from mechanistic.simulate import simulate
 from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, TorchDiffEq, Tsit5
 from mechanistic.units import UnitError, UnitsReport
+from mechanistic.validation import Check, Validation, Verdict, validate
 
 __all__ = [
     "AbstractVectorField",
     "Auto",
+    "Check",
     "ConservedTotal",
     "DownloadError",
     "Event",
@@ -49,6 +51,8 @@ __all__ = [
     "UnitError",
     "UnitsReport",
     "UnsupportedSBML",
+    "Validation",
+    "Verdict",
     "biomodels",
     "check_positivity",
     "conserved_totals",
@@ -62,6 +66,7 @@ __all__ = [
     "simulate",
     "symbol",
     "time",
+    "validate",
     "write_antimony",
     "write_sbml",
 ]

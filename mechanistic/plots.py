@@ -100,6 +100,33 @@ def bands(dataset: xr.Dataset, variable: str, levels: Sequence[float] = (0.05, 0
     return figure
 
 
+def comparison(dataset: xr.Dataset, variables: str | Iterable[str] | None = None) -> "Figure":
+    """Two simulations of one subject in a panel a variable: the first as a line, the second as dots.
+
+    Args:
+        dataset: dims `("origin", "time")`, two origins.
+        variables: names to draw; all that depend on time by default.
+
+    Raises:
+        ValueError: for variables that the dataset does not have, and where there is nothing to draw.
+    """
+    names = _chosen(dataset, variables)
+    shown = names[:_PANELS]
+    figure, panels = _panels(len(shown), _columns(len(shown), most=6))
+    first, second = (str(origin) for origin in dataset["origin"].values)
+    times = dataset["time"].values
+    for axes, name in zip(panels, shown, strict=True):
+        values = dataset[name].transpose("origin", "time").values
+        axes.plot(times, values[0], color=COLOURS[0], lw=1.8, label=first)
+        axes.plot(times, values[1], color=COLOURS[1], ls="", marker="o", ms=3, mfc="none", label=second)
+        _finish(axes, dataset, name, _unit(dataset, name), small=len(shown) > 4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+    _time_axis(panels, dataset)
+    if len(names) > len(shown):
+        figure.suptitle(f"the first {len(shown)} of {len(names)} variables", fontsize="medium", x=0.01, ha="left")
+    return figure
+
+
 def _chosen(dataset: xr.Dataset, variables: str | Iterable[str] | None) -> list[str]:
     known = [str(name) for name, values in dataset.data_vars.items() if dataset["time"].dims[-1] in values.dims]
     names = known if variables is None else [variables] if isinstance(variables, str) else list(variables)

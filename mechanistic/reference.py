@@ -219,7 +219,8 @@ def _quantities(model: KineticModel, solution: Solution) -> Values:
     field = compiled(model)
     states = solution.states.detach()
     parameters = solution.parameters.detach().expand(len(states), -1)
-    assigned = field.assignments(solution.times, states, parameters).detach()
+    held = () if field.discrete is None else (solution.delayed.detach(),)
+    assigned = field.assignments(solution.times, states, parameters, *held).detach()
     table = torch.cat([states, assigned, solution.observe().detach()], dim=1).numpy()
     return dict(zip(_names(model), table.T, strict=True))
 

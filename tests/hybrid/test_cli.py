@@ -193,6 +193,47 @@ def test_an_output_is_whole_or_absent(tmp_path):
     assert target.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
+def test_a_model_without_faults_is_valid(sbml, tmp_path, capsys):
+    pytest.importorskip("roadrunner")
+    page = tmp_path / "report.html"
+    assert run("validate", sbml, "--horizon", 12, "--html", page) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("`oral` up to t = 12: nothing wrong")
+    assert "roadrunner, the file" in captured.out
+    assert captured.err == f"wrote {page}\n"
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_antimony_is_validated_as_well(tmp_path, capsys):
+    pytest.importorskip("roadrunner")
+    path = tmp_path / "oral.ant"
+    path.write_text(ANTIMONY, "utf-8")
+    assert run("validate", path, "--horizon", 12) == 0
+    assert "roadrunner, our SBML" in capsys.readouterr().out
+
+
+def test_a_failed_check_is_an_exit_status(tmp_path, capsys):
+    pytest.importorskip("roadrunner")
+    path = tmp_path / "sinking.xml"
+    path.write_text(SBML.replace("<ci>central</ci>", "<cn>1</cn>"), "utf-8")
+    assert run("validate", path, "--horizon", 12) == cli.WRONG
+    assert "go below zero" in capsys.readouterr().out
+
+
+def test_bad_options_of_validate_are_listed_together(sbml, capsys):
+    assert run("validate", sbml, "--horizon", "-3", "--html", "nowhere/report.html") == cli.ERROR
+    error = capsys.readouterr().err
+    assert "--horizon -3" in error
+    assert "nowhere" in error
+
+
+def test_a_file_that_is_no_model_is_not_validated(tmp_path, capsys):
+    path = tmp_path / "broken.xml"
+    path.write_text("<sbml", "utf-8")
+    assert run("validate", path) == cli.ERROR
+    assert capsys.readouterr().err.startswith("kinetwin: ")
+
+
 def test_the_demo_is_handed_its_folder_and_seed(tmp_path, monkeypatch):
     calls = []
     from hybrid import demo

@@ -1,5 +1,7 @@
 """The comparison with libRoadRunner."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,8 @@ pytest.importorskip("roadrunner")
 
 from mechanistic import library, reference
 from mechanistic.errors import InvalidSBML, SolveError
-from mechanistic.model import KineticModel, Parameter, Reaction, State, symbol
+from mechanistic.model import Event, KineticModel, Parameter, Reaction, State, delay, symbol
+from mechanistic.model import time as now
 from mechanistic.sbml import read_sbml
 from tests.shared import shared_file
 
@@ -128,3 +131,40 @@ def test_what_the_reference_cannot_integrate_is_said():
     blows_up = KineticModel("m", [State("A", 1.0)], rates={"A": A**2})
     with pytest.raises(SolveError, match="libRoadRunner"):
         reference.simulate(blows_up, [0.0, 2.0])
+
+
+DOSING = KineticModel(
+    "dosing",
+    [State("A", 1.0), State("B", 0.0), State("count", 0.0, nonnegative=False)],
+    [Parameter("k", 0.5), Parameter("amount", 3.0)],
+    [Reaction("decay", "A -> B", K * A)],
+    events=(
+        Event("dose", now >= 5, {"A": A + symbol("amount")}),
+        Event("late", symbol("B") > 2, {"A": A / 2, "count": symbol("count") + 1}, delay=1.0),
+    ),
+    observables={"all": A + symbol("B")},
+)
+
+
+def test_events_agree_also_at_the_moment_of_a_jump():
+    # The dose is given at an output time, where the one value and the other are both right.
+    report = reference.check(DOSING, [0.0, 2.5, 5.0, 5.5, 7.0, 10.0])
+    assert report.agrees, report
+    assert {row.quantity for row in report.rows} == {"A", "B", "count", "all"}
+    assert dict(report.profile).keys() == {0.0, 2.5, 5.0, 5.5, 7.0, 10.0}
+
+
+def test_a_dose_that_comes_too_late_is_found():
+    late = replace(DOSING, events=(replace(DOSING.events[0], trigger=now >= 5.001), DOSING.events[1]))
+    clock = np.array([0.0, 5.0005, 6.0])
+    ours, theirs = (reference.values_here(model, clock, tolerance=1e-6) for model in (DOSING, late))
+    report = reference.compare(DOSING, clock, ours, {"written": theirs[0]}, 1e-6)
+    assert not report.agrees
+    assert report.worst.time == 5.0005
+
+
+def test_what_the_reference_does_not_know_is_said_in_a_sentence():
+    lagged = KineticModel("m", [State("A", 1.0)], [Parameter("k", 0.5)], rates={"A": -K * delay(A, 2)})
+    with pytest.raises(SolveError, match="delay") as error:
+        reference.check(lagged, TIMES)
+    assert not any("rrllvm" in problem or "void" in problem for problem in error.value.problems)
