@@ -13,7 +13,7 @@ from sympy import Rational
 
 from mechanistic import library
 from mechanistic.errors import ModelError
-from mechanistic.model import Event, KineticModel, Parameter, Reaction, State, symbol, time
+from mechanistic.model import Event, KineticModel, Parameter, Reaction, State, delay, symbol, time
 from mechanistic.sbml import read_antimony, write_antimony
 from tests.mechanistic.test_sbml_writer import AWKWARD, library_models
 
@@ -146,6 +146,20 @@ def test_events_are_written_whole():
     parts += [written.getEventAssignment(i) for i in range(2)]
     formulas = [libsbml.formulaToL3String(part.getMath()) for part in parts]
     assert formulas == ["(time >= 2) && (A < 3)", "k", "2", "0", "A + B"]
+
+
+def test_events_and_delays_come_back_equal():
+    model = KineticModel(
+        "late",
+        [State("A", 1), State("B", 2)],
+        [Parameter("k", 1.0)],
+        [Reaction("r", "A -> B", K * delay(A, K / 2) + delay(A * B + time, 2))],
+        events=[
+            Event("first", (time > 2) | ((B >= K) & (A < 3)), {"B": 0, "A": A + B}, K, 3 * K, False, False, False),
+            Event("second", delay(A, 1) > 1, {"A": 1}),
+        ],
+    )
+    assert read_antimony(write_antimony(model)) == model
 
 
 def test_an_algebraic_equation_comes_back_where_it_is_evident_what_it_determines():
