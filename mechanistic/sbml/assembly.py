@@ -84,7 +84,10 @@ class Assembly:
         }
         self._refuse_unset(states, {**raw, **ruled})
         start = at_start(raw, {q.name for q in states}, ruled, self._findings)
-        abrupt = {*self._gathered.assigned, *self._jumped}
+        if raw and not start.values:
+            # What depends on too much, or in a cycle, must not be walked through.
+            self._findings.check()
+        abrupt = {*self._gathered.assigned, *self._gathered.equations, *self._jumped}
         kept = Concentrations(self._declared, self._gathered.rates, abrupt, start.varying)
         if kept.states:
             states = [kept.states.get(q.id, q) for q in states]

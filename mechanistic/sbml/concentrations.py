@@ -31,7 +31,7 @@ class Concentrations:
         Args:
             declared: the quantities of the file.
             rates: rate rules by id.
-            abrupt: ids that have an assignment rule, or that events assign.
+            abrupt: ids whose rate is not known: they have another rule, or events assign them.
             varying: names of all that changes in time.
         """
         self._declared = declared

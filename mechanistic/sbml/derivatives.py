@@ -12,7 +12,7 @@ import sympy
 from sympy import Basic, Expr, Piecewise, Rational, Symbol
 from sympy.logic.boolalg import Boolean
 
-from mechanistic.model import symbol
+from mechanistic.model import symbol, time
 from mechanistic.sbml.declarations import Declarations, Quantity
 from mechanistic.sbml.delays import BEFORE_START
 from mechanistic.sbml.events import ReadEvent
@@ -27,14 +27,15 @@ from mechanistic.sbml.translator import TERM_LIMIT
 class Equations:
     """What decides how quantities move: rules by id, reactions, and names that never move.
 
-    `remembered` says that delays look back past the start, where nothing moves: a rate is zero there.
+    `initial` holds initial assignments, if delays look back past the start. Without one that depends on time, nothing
+    moves there, and rates are zero; otherwise it is None.
     """
 
     assigned: Mapping[str, Expr]
     rates: Mapping[str, Expr]
     reactions: Iterable[ReadReaction]
     still: Collection[str]
-    remembered: bool = False
+    initial: Mapping[str, Expr] | None = None
 
 
 @final
@@ -111,7 +112,7 @@ class Derivatives:
             return
         for placeholder in order:
             value = self.expression(direct[placeholder], f"rateOf({self._targets[placeholder]})")
-            if self._equations.remembered:
+            if self._equations.initial is not None:
                 value = Piecewise((sympy.S.Zero, BEFORE_START), (value, True), evaluate=False)
             self._extents.define(placeholder, value)
             self._found[placeholder] = value
@@ -125,6 +126,8 @@ class Derivatives:
             return self._refuse(target, "it takes the id of a species, compartment, parameter or stoichiometry")
         if quantity.id in self._equations.assigned:
             return self._refuse(target, f"`{quantity.id}` is determined by a rule that states its value, not its rate")
+        if self._moves_before(quantity):
+            return self._refuse(target, "a delay looks back past the start, where its initial assignment moves it")
         if quantity.id in self._equations.rates:
             return self._equations.rates[quantity.id]
         if any(quantity.name in net for r in self._equations.reactions if r.fast for net in r.changes.values()):
@@ -137,6 +140,20 @@ class Derivatives:
         # d(n/V)/dt = (dn/dt)/V - (n/V)(dV/dt)/V
         growth = self._equations.rates.get(quantity.compartment, sympy.S.Zero)
         return amount / quantity.size - quantity.meaning * growth / quantity.size
+
+    def _moves_before(self, quantity: Quantity) -> bool:
+        """Whether the quantity moves at negative times, of which a delay may ask."""
+        stated = {**self._equations.assigned, **(self._equations.initial or {})}
+        names = {each.name: each.id for each in self._declared.quantities.values()}
+        seen, stack = {quantity.id}, [quantity.id] if quantity.id in (self._equations.initial or {}) else []
+        while stack:
+            atoms = stated[stack.pop()].free_symbols
+            if time in atoms:
+                return True
+            new = {names[atom.name] for atom in atoms if atom.name in names} & stated.keys() - seen
+            seen |= new
+            stack += new
+        return False
 
     def _amount_rate(self, quantity: Quantity) -> Expr:
         terms = [

@@ -3,6 +3,7 @@
 SBML Level 3 Version 2 Core, section 4.11; Level 2 Version 4, section 4.14.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -137,6 +138,8 @@ class Jumps:
         """
         self._events, self._quantities, self._ruled = events, quantities, ruled
         self._varying, self._findings = varying, findings
+        self._times = Counter(quantities[i].name for event in events for i in event.values)
+        self._needs: dict[str, set[str]] = {}
 
     def events(self) -> tuple[Event, ...]:
         """The events of the model."""
@@ -181,17 +184,20 @@ class Jumps:
 
     def _jumps_elsewhere(self, name: str, event: ReadEvent) -> bool:
         """Whether another event, which may be due at the same moment, changes what `name` depends on."""
-        jumped = {self._quantities[i].name for other in self._events if other is not event for i in other.values}
-        seen: set[str] = set()
-        stack = [name]
-        while stack:
-            item = stack.pop()
-            if item in jumped:
-                return True
-            if item not in seen and item in self._ruled:
-                stack += [atom.name for atom in self._ruled[item].free_symbols - {time}]
-            seen.add(item)
-        return False
+        own = {self._quantities[i].name for i in event.values}
+        return any(self._times[each] > (each in own) for each in self._everything_in(name))
+
+    def _everything_in(self, name: str) -> set[str]:
+        """The names that `name` depends on through rules, itself included."""
+        if name not in self._needs:
+            seen, stack = {name}, [name]
+            while stack:
+                rule = self._ruled.get(stack.pop(), sympy.S.Zero)
+                new = {atom.name for atom in rule.free_symbols - {time}} - seen
+                seen |= new
+                stack += new
+            self._needs[name] = seen
+        return self._needs[name]
 
 
 @final

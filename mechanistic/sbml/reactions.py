@@ -13,6 +13,7 @@ from sympy import Expr, Rational
 from mechanistic.model import Parameter, Reaction, symbol
 from mechanistic.sbml.annotation import read_annotation
 from mechanistic.sbml.declarations import Declarations
+from mechanistic.sbml.dependencies import names_in
 from mechanistic.sbml.findings import Findings
 from mechanistic.sbml.translator import Translator
 from mechanistic.sbml.units import unit_text
@@ -106,6 +107,7 @@ class ReactionReader:
         return ReadReaction(identity, name, rate, changes, fast)
 
     def _local_parameters(self, reaction: str, law: libsbml.KineticLaw) -> dict[str, Expr]:
+        used = set(names_in(law.getMath()))
         items = law.getListOfLocalParameters() if law.getLevel() > 2 else law.getListOfParameters()
         scope: dict[str, Expr] = {}
         for i in range(items.size()):
@@ -117,7 +119,7 @@ class ReactionReader:
             if item.isSetValue() and abs(value) < float("inf"):
                 text = item.getName() if item.getName() != identity else ""
                 self.parameters.append(Parameter(name, value, unit_text(self._model, item.getUnits()), text))
-            else:
+            elif identity in used:
                 self._findings.unsupported(f"local parameter `{identity}` of reaction `{reaction}`: no finite value")
         return scope
 

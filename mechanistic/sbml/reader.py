@@ -117,9 +117,9 @@ class _Reader:
             tuple(self._local_parameters),
         )
         still = {parameter.name for parameter in self._local_parameters}
-        remembered = any(part.has(delay) for part in said.expressions())
+        past = said.initial if any(part.has(delay) for part in said.expressions()) else None
         stated = {**self._assigned, **self._algebraic}
-        equations = Equations(stated, self._rates, self._reactions, still, remembered)
+        equations = Equations(stated, self._rates, self._reactions, still, past)
         found = Derivatives(self._translator.rate_targets, self._declared, equations, self._findings)
         return replace(
             said,

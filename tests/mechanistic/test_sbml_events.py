@@ -7,6 +7,7 @@ from mechanistic.errors import InvalidSBML, UnsupportedSBML
 from mechanistic.model import Event, KineticModel, Reaction, delay, symbol, time
 from mechanistic.sbml import read_sbml, write_sbml
 from tests.mechanistic.sbml_text import (
+    SYMBOLS,
     TIME,
     apply,
     assigned,
@@ -88,6 +89,30 @@ def test_what_an_event_of_level_2_leaves_out_has_its_default():
         version=4,
     )
     assert only(read_sbml(text)) == Event("event_1", LATER, {"p": 2}, 0, None, True, True, True)
+
+
+def level_2(unit: str, definitions: str = "") -> str:
+    return sbml(
+        definitions,
+        '<listOfParameters><parameter id="p" value="1" constant="false"/></listOfParameters>',
+        f'<listOfEvents><event timeUnits="{unit}"><trigger>{math(AFTER_ONE)}</trigger><delay>{math(term("2"))}</delay>'
+        f'<listOfEventAssignments><eventAssignment variable="p">{math(term("2"))}</eventAssignment>'
+        "</listOfEventAssignments></event></listOfEvents>",
+        level=2,
+        version=2,
+    )
+
+
+def test_a_delay_in_a_unit_of_its_own_is_refused():
+    hours = (
+        '<unitDefinition id="{}"><listOfUnits><unit kind="second" multiplier="3600"/></listOfUnits></unitDefinition>'
+    )
+    assert only(read_sbml(level_2("second"))).delay == 2
+    assert only(read_sbml(level_2("time", listed("UnitDefinitions", hours.format("time"))))).delay == 2
+    with pytest.raises(UnsupportedSBML, match="event `event_1`: its delay is in a unit of its own, `h`"):
+        read_sbml(level_2("h", listed("UnitDefinitions", hours.format("h"))))
+    with pytest.raises(UnsupportedSBML, match="unit of its own, `second`"):
+        read_sbml(level_2("second", listed("UnitDefinitions", hours.format("time"))))
 
 
 def test_events_without_an_id_get_names_that_nothing_else_has():
@@ -271,6 +296,59 @@ def test_delays_stand_in_laws_and_events():
     model = read_sbml(late)
     assert model.reactions == (Reaction("J", {"S": -1}, delay(S, 2)),)
     assert only(model) == Event("e", sympy.Gt(delay(S, 1), 3, evaluate=False), {"S": delay(S, 4)})
+
+
+def rate_of(name: str) -> str:
+    return f'<apply><csymbol encoding="text" definitionURL="{SYMBOLS}/rateOf">r</csymbol>{term(name)}</apply>'
+
+
+def late(initial: str, value: str, lag: str = "2") -> sympy.Expr:
+    """The rule p = delay(value, lag) beside S, which moves by a rate rule and may have an initial assignment."""
+    text = sbml(
+        listed("Parameters", parameter("S", "4", False), parameter("k", "1"), parameter("p", constant=False)),
+        listed("InitialAssignments", *([initially("S", initial)] if initial else [])),
+        listed("Rules", rate("S", apply("minus", "k")), assigned("p", delayed(value, lag))),
+    )
+    return read_sbml(text).assignments["p"]
+
+
+def before(lag: float, value: sympy.Expr, later: sympy.Expr) -> sympy.Expr:
+    """`value` at negative times of what is asked for, and `later` from then on."""
+    return sympy.Piecewise((value, sympy.Lt(time, lag, evaluate=False)), (later, True), evaluate=False)
+
+
+def test_a_rule_of_time_alone_holds_before_the_start():
+    assert late("", apply("sin", TIME)) == sympy.sin(time - 2)
+    assert late("", TIME, apply("times", "3", "k")) == time - 3 * K
+
+
+def test_a_rule_of_time_and_states_has_its_own_past():
+    assert late("", apply("times", "S", TIME)) == before(2, 4 * (time - 2), delay(S * time, 2))
+
+
+def test_an_initial_assignment_of_time_holds_before_the_start():
+    assert late(apply("plus", "3", TIME), "S") == before(2, time + 1, delay(S, 2))
+    assert late(apply("plus", "3", "k"), "S") == delay(S, 2)
+
+
+def test_nothing_moves_before_the_start():
+    assert late("", rate_of("S")) == before(2, sympy.S.Zero, -K)
+    with pytest.raises(UnsupportedSBML, match=r"rateOf\(S\): a delay looks back past the start"):
+        late(apply("plus", "3", TIME), rate_of("S"))
+
+
+def test_delays_in_delays_add_up():
+    assert late("", delayed(apply("sin", TIME), "k")) == sympy.sin(time - 2 - K)
+    assert late("", delayed("S", "1")) == delay(delay(S, 1), 2)
+
+
+def test_an_initial_value_looks_back_past_the_start():
+    text = sbml(
+        listed("Parameters", parameter("p", constant=False), parameter("q", constant=False)),
+        listed("InitialAssignments", initially("p", delayed("q", "3"))),
+        listed("Rules", assigned("q", apply("plus", TIME, "1")), rate("p", "1")),
+    )
+    assert read_sbml(text).initial_values() == {"p": -2}
 
 
 # Fast reactions
