@@ -298,6 +298,8 @@ class ParameterCurve(nn.Module):
 def _learned_reactions(model: KineticModel, extra: Sequence[str], along: Sequence[str]) -> list[Reaction]:
     known = {reaction.name: reaction for reaction in model.reactions}
     problems = [f"`{name}` is not a reaction{nearest(name, known)}" for name in along if name not in known]
+    fast = [name for name in along if name in known and known[name].fast]
+    problems += [f"`{name}` is always at equilibrium; a flux along it has no effect" for name in fast]
     added = [Reaction(f"residual {equation}", equation, 0) for equation in extra]
     for reaction in added:
         for state in reaction.stoichiometry:
@@ -305,6 +307,8 @@ def _learned_reactions(model: KineticModel, extra: Sequence[str], along: Sequenc
                 problems.append(f"{reaction.name}: `{state}` is not a state{nearest(state, model.state_names)}")
             elif state in model.rates:
                 problems.append(f"{reaction.name}: `{state}` is moved by a rate rule; a flux cannot add to it")
+            elif state in model.algebraic:
+                problems.append(f"{reaction.name}: `{state}` follows an algebraic equation; a flux cannot add to it")
     if not extra and not along:
         problems.append('no flux is named; give `extra`, for instance ["A ->"], or `along`')
     if problems:

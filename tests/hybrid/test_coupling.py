@@ -234,3 +234,15 @@ def test_catalysts_cancel_and_fractions_stay_exact():
     residual = FluxResidual(made, SMALL, extra=["A + E -> E + 1/2 A"])
     assert residual.net[:, 0].tolist() == [-0.5, 0.0]
     assert residual.inputs == ("A",)
+
+
+def test_fluxes_that_could_have_no_effect_are_refused_together():
+    a, b = symbol("A"), symbol("B")
+    states = [State("A", 1.0), State("B", 1.0), State("held", 1.0)]
+    quick = Reaction("quick", "A -> B", a - b, fast=True)
+    model = KineticModel("m", states, reactions=[quick], algebraic={"held": symbol("held") ** 3 - a})
+    with pytest.raises(CouplingError) as caught:
+        FluxResidual(model, SMALL, extra=["A ->", "held ->"], along=["quick"])
+    assert len(caught.value.problems) == 2
+    assert "`quick` is always at equilibrium" in caught.value.problems[0]
+    assert "`held` follows an algebraic equation" in caught.value.problems[1]
