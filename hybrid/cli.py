@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--horizon", metavar="TIME", help="simulate up to this time (default: chosen from the model's time scales)"
     )
+    check.add_argument("--seconds", default="60", metavar="SECONDS", help="limit for each check (default: 60)")
     check.set_defaults(run=_validate)
 
     demo = commands.add_parser(
@@ -131,13 +132,16 @@ def _validate(options: argparse.Namespace) -> int:
     problems = []
     if options.horizon is not None and (horizon is None or horizon <= 0):
         problems.append(f"--horizon {options.horizon}: expected a positive number, in the model's unit of time")
+    seconds = _number(options.seconds)
+    if seconds is None or seconds <= 0:
+        problems.append(f"--seconds {options.seconds}: expected a positive number")
     if options.html is not None and not options.html.parent.is_dir():
         problems.append(f"--html {options.html}: there is no folder {options.html.parent}")
-    if problems:
+    if problems or seconds is None:
         raise ListedError("these options cannot be used:", problems)
     model = read_model(options.file)
     source = options.file if _is_sbml(options.file) else None
-    report = validate(model, source=source, horizon=horizon, progress=sys.stderr.isatty())
+    report = validate(model, source=source, horizon=horizon, seconds=seconds, progress=sys.stderr.isatty())
     print(report)
     if options.html is not None:
         report.to_html(options.html)

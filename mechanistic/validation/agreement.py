@@ -11,18 +11,19 @@ from mechanistic.validation.case import Case
 from mechanistic.validation.report import Check, Verdict
 
 NEAR = 100.0
-"""Errors above the tolerance, but by less than this factor, may be those of the two solvers."""
+"""Errors above the tolerance, but by less than this factor, may be those of the solvers: the simulation here is then
+repeated more tightly."""
 
 
 def written(case: Case) -> Check:
     """The text of `write_sbml` in libRoadRunner against the simulation here."""
     name = "roadrunner, our SBML"
-    ours = case.values
+    case.values()  # where there is no simulation, there is nothing to compare
     try:
         reference = values_written(case.model, case.times)
     except SolveError as error:
         return Check(name, Verdict.OPEN, _refusal(error))
-    return _check(case, name, "written", ours, reference)
+    return _check(case, name, "written", reference)
 
 
 def source(case: Case) -> Check:
@@ -30,29 +31,28 @@ def source(case: Case) -> Check:
     name = "roadrunner, the file"
     if case.source is None:
         return Check(name, Verdict.OPEN, "There is no SBML file to run.")
-    ours = case.values
+    case.values()  # where there is no simulation, there is nothing to compare
     try:
         reference = values_of_source(case.source, case.model, case.times)
     except SolveError as error:
         return Check(name, Verdict.OPEN, _refusal(error))
-    return _check(case, name, "source", ours, reference)
+    return _check(case, name, "source", reference)
 
 
 def _refusal(error: SolveError) -> str:
     return " ".join([str(error).partition("\n")[0], *error.problems])
 
 
-def _check(
-    case: Case,
-    name: str,
-    against: str,
-    ours: tuple[Mapping[str, np.ndarray], ...],
-    reference: Mapping[str, np.ndarray],
-) -> Check:
+def _check(case: Case, name: str, against: str, reference: Mapping[str, np.ndarray]) -> Check:
+    ours = case.values()
     report = compare(case.model, case.times, ours, {against: reference}, case.tolerance)
     worst = report.worst
     if worst is None:
         return Check(name, Verdict.OPEN, "The file knows none of the model's quantities.")
+    if case.tolerance < worst.error <= NEAR * case.tolerance:
+        ours = case.values(finer=True)
+        report = compare(case.model, case.times, ours, {against: reference}, case.tolerance)
+        worst = report.worst or worst
     close = Verdict.LOOK if worst.error <= NEAR * report.tolerance else Verdict.WRONG
     verdict = Verdict.GOOD if report.agrees else close
     early = max((error for at, error in report.profile if at <= case.horizon.end / 100), default=0.0)

@@ -78,14 +78,14 @@ class Case:
             raise SolveError("the simulation does not reach the horizon", [])
         return solution
 
-    @property
-    def values(self) -> tuple[Mapping[str, np.ndarray], ...]:
+    def values(self, finer: bool = False) -> tuple[Mapping[str, np.ndarray], ...]:
         """Every quantity at the times, and beside them where the model can jump.
 
-        They are integrated a hundred times more tightly than they are compared.
+        They are integrated a hundred times more tightly than they are compared, or a hundred times more than that.
         """
         _ = self.solved  # what fails at the default tolerance is not tried more tightly
-        return self._once("values", lambda: values_here(self.model, self.times, tolerance=10 * self.tolerance))
+        tolerance = self.tolerance * (0.1 if finer else 10.0)
+        return self._once(f"values {finer}", lambda: values_here(self.model, self.times, tolerance=tolerance))
 
     @property
     def is_ordinary(self) -> bool:

@@ -221,8 +221,10 @@ def test_a_failed_check_is_an_exit_status(tmp_path, capsys):
 
 
 def test_bad_options_of_validate_are_listed_together(sbml, capsys):
-    assert run("validate", sbml, "--horizon", "-3", "--html", "nowhere/report.html") == cli.ERROR
+    bad = ["--horizon", "-3", "--html", "nowhere/report.html", "--seconds", "soon"]
+    assert run("validate", sbml, *bad) == cli.ERROR
     error = capsys.readouterr().err
+    assert "--seconds soon" in error
     assert "--horizon -3" in error
     assert "nowhere" in error
 
