@@ -12,10 +12,11 @@ import os
 import re
 import ssl
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,14 +261,15 @@ class _Request:
         """The body of an answer of at most `limit` bytes."""
         url = f"{self.repository.url}/{place}?{urlencode(query)}"
         headers = {"Accept-Encoding": "identity", "User-Agent": "kinetwin"}
+        request = urllib.request.Request(url, headers=headers)
         deadline = time.monotonic() + self.repository.timeout
-        try:
-            with closing(
-                _opener(self.repository.url).open(
-                    urllib.request.Request(url, headers=headers), timeout=self.repository.timeout
-                )
-            ) as response:
+
+        def answer() -> bytes:
+            with closing(_opener(self.repository.url).open(request, timeout=self.repository.timeout)) as response:
                 return b"".join(self._pieces(response, limit, deadline))
+
+        try:
+            return _within(self.repository.timeout, answer)
         except urllib.error.HTTPError as error:
             error.close()
             raise self._failure(self._status(error)) from None
@@ -317,6 +319,27 @@ class _Request:
         if isinstance(reason, ssl.SSLError):
             return f"no safe connection to {host}: {reason}"
         return f"{host} cannot be reached: {reason}; connect to the network, or read a file with `read_sbml`"
+
+
+def _within(seconds: float, call: Callable[[], bytes]) -> bytes:
+    """What `call` returns, or a TimeoutError: looking up a name and reading headers know no time limit of their own."""
+    outcome: list[bytes | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:
+            outcome.append(error)
+
+    # A daemon: one that hangs must not keep the interpreter from ending.
+    worker = threading.Thread(target=run, name="kinetwin-download", daemon=True)
+    worker.start()
+    worker.join(seconds)
+    if not outcome:
+        raise TimeoutError
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:

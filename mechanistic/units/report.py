@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, final
 
 from mechanistic.errors import nearest
 from mechanistic.model import FrozenMap, KineticModel
+from mechanistic.model import time as time_symbol
 from mechanistic.units.inference import UNKNOWN, Finding, Inference, Inferred, Kind
 from mechanistic.units.text import Unit, UnitError, parse_quantity, parse_unit
 
@@ -185,7 +186,11 @@ def units_report(model: KineticModel) -> UnitsReport:
     for kind, expressions in (("assignment", model.assignments), ("observable", model.observables)):
         for name, value in expressions.items():
             found = inference.infer(f"{kind} `{name}`", value)
-            unit = None if found.bare else found.unit
+            # A course in time that is made of numbers is a constant without a unit, as a parameter is.
+            numbers_only = (
+                not value.free_symbols - {time_symbol} and found.unit is not None and found.unit.is_dimensionless
+            )
+            unit = None if found.bare or numbers_only else found.unit
             certain = found.number == 1.0
             quantities.append(Quantity(name, "assignment" if kind == "assignment" else "observable", "", unit, certain))
             if kind == "assignment":

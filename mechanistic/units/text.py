@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final, final
 
 from mechanistic.errors import ListedError
@@ -83,7 +83,7 @@ class Unit:
 
     def per(self, other: "Unit") -> float:
         """How many of `other` one of this unit is; both fit."""
-        return float(self.factor / other.factor)
+        return _float(self.factor / other.factor)
 
     def is_same(self, other: "Unit") -> bool:
         """Whether the two are one unit, whatever they are called."""
@@ -108,6 +108,13 @@ def _nonzero(powers: Mapping[str, Fraction]) -> FrozenMap[Fraction]:
 _SYMBOLS: Final = {"gram": "g", "meter": "m", "mole": "mol", "kelvin": "K", "ampere": "A", "candela": "cd"}
 _SYMBOLS_OF_TIME: Final = {"s": 1, "min": 60, "h": 3600, "day": 86_400, "week": 604_800}
 _PREFIXES: Final = {0: "", -3: "m", -6: "µ", -9: "n", -12: "p", -15: "f", 3: "k", 6: "M", 9: "G"}
+
+
+def _float(exact: Fraction) -> float:
+    try:
+        return float(exact)
+    except OverflowError:
+        return float("inf")
 
 
 def _shown(unit: Unit) -> str:
@@ -135,7 +142,7 @@ def _product_text(factor: Fraction, powers: Mapping[str, Fraction]) -> str:
     exponent = next((e for e in _PREFIXES if factor == Fraction(10) ** e), None)
     if exponent is not None and leader in ("g", "mol", "L", "m", "s") and powers[leader] == 1:
         over[0], factor = _PREFIXES[exponent] + over[0], Fraction(1)
-    number = "" if factor == 1 else f"{float(factor):.6g}"
+    number = "" if factor == 1 else f"{_float(factor):.6g}"
     return "/".join([" ".join(filter(None, [number, "*".join(over)])) or "1", *under])
 
 
@@ -257,6 +264,7 @@ def _bounded(unit: Unit) -> Unit:
     return unit
 
 
+@lru_cache(maxsize=4096)
 def _named(name: str) -> Unit:
     """The unit of one name with its prefix."""
     if len(name) > 60:

@@ -33,6 +33,7 @@ class Server:
     status: int = 200
     location: str = ""
     pause: float = 0.0
+    header_pause: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     paths: Counter[str] = field(default_factory=Counter)
     names: list[str] = field(default_factory=list)
@@ -45,6 +46,9 @@ class Server:
         self.names += parse_qs(parts.query).get("filename", [])
         content = self.listing if listed else self.body
         status = 200 if listed else self.status
+        for _ in range(20 if self.header_pause else 0):
+            handler.wfile.write(b"H")
+            time.sleep(self.header_pause)
         handler.send_response(status)
         if status in (301, 302, 307):
             handler.send_header("Location", self.location)
@@ -208,6 +212,13 @@ def test_a_server_that_trickles_is_left_after_the_timeout(server):
 def test_a_server_that_falls_silent_is_left_after_the_timeout(server):
     server.pause = 1.5
     assert "did not answer within 0.2 s" in refused(lambda: biomodels.fetch(ID, Repository(server.url, timeout=0.2)))
+
+
+def test_headers_that_trickle_end_with_the_timeout(server):
+    server.header_pause = 0.1
+    begun = time.monotonic()
+    assert "did not answer within 0.4 s" in refused(lambda: biomodels.fetch(ID, Repository(server.url, timeout=0.4)))
+    assert time.monotonic() - begun < 2.0
 
 
 def test_an_answer_cut_short_is_refused(server):

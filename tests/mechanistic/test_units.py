@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 
 import pint
 import pytest
@@ -54,6 +55,15 @@ def oral(mass: str, volume: str, per: str, clearance_per: str = "") -> KineticMo
     )
 
 
+@cache
+def biologists_pint() -> pint.UnitRegistry:
+    """pint with what it does not know and the texts below use."""
+    registry = pint.UnitRegistry(on_redefinition="ignore")
+    for line in ("U = [activity]", "IU = [effect]", "cell = [cell]", "TCID50 = [TCID50]"):
+        registry.define(line)
+    return registry
+
+
 def holding(expression, **units: str) -> KineticModel:
     """A model with one observable over parameters with the given units; time in h."""
     parameters = tuple(Parameter(name, 2.0, unit) for name, unit in units.items())
@@ -70,9 +80,7 @@ A, B, N, X = (symbol(name) for name in "abnx")
 class TestText:
     @pytest.mark.parametrize("text", TEXTS)
     def test_what_pint_reads_is_read_alike(self, text):
-        registry = pint.UnitRegistry(on_redefinition="ignore")
-        for line in ("U = [activity]", "IU = [effect]", "cell = [cell]", "TCID50 = [TCID50]"):
-            registry.define(line)
+        registry = biologists_pint()
         root = registry.Quantity(registry.parse_expression(text.replace("·", "*"))).to_root_units()
         ours = parse_unit(text)
         assert float(ours.factor) == pytest.approx(float(root.magnitude), rel=1e-12)
@@ -175,6 +183,26 @@ class TestRules:
         found = kinds(holding(expression, a="mg", b="L", n="1"))
         assert "inconsistent" in found
         assert len(found) == len(set(holding(expression, a="mg", b="L", n="1").units().findings))
+
+    def test_a_switch_between_numbers_is_a_share_only_where_they_are_0_and_1(self):
+        assert kinds(holding(A + B * Piecewise((0, time < 5), (1, True)), a="mg", b="L")) == ["assumed", "inconsistent"]
+        assert "inconsistent" not in kinds(holding(A + B * Piecewise((0, time < 5), (0.3, True)), a="mg", b="L"))
+
+    def test_a_course_in_time_made_of_numbers_has_no_unit(self):
+        course = {"k": 0.5 * (1 + sin(time / 7.0)), "late": time}
+        model = holding(A, a="mg", b="L")
+        report = replace(model, assignments=course, observables={"y": A * symbol("k") + B}).units()
+        assert "inconsistent" not in [finding.kind for finding in report.findings]
+        assert report.unit("late").is_same(parse_unit("h"))
+
+    def test_deep_and_fast_growing_expressions_are_followed_without_overrunning_anything(self):
+        deep, growing = A, A + B
+        for _ in range(100):
+            deep = exp(sin(deep) / 3)
+        for _ in range(12):
+            growing = (growing + B) ** 19 + A
+        model = holding(deep + growing, a="ng", b="ng")
+        assert "inconsistent" in kinds(model)
 
     def test_what_has_no_unit_fits_everything(self):
         model = holding(A + B + A * B, a="mg", b="", n="")
