@@ -89,7 +89,17 @@ class ReactionReader:
         """
         self._fixed, self._ruled = fixed, set(ruled)
         self._varying = self._ruled | set(jumped)
-        return [self._reaction(self._model.getReaction(i)) for i in range(self._model.getNumReactions())]
+        reactions = [self._model.getReaction(i) for i in range(self._model.getNumReactions())]
+        self._refuse_lawless([reaction.getId() for reaction in reactions if not reaction.isSetKineticLaw()])
+        return [self._reaction(reaction) for reaction in reactions]
+
+    def _refuse_lawless(self, names: list[str]) -> None:
+        if names and self._model.getPlugin("fbc") is not None:
+            count = f"{len(names)} reactions have no kinetic law" if len(names) > 1 else f"`{names[0]}` has no law"
+            self._findings.unsupported(f"package fbc: flux balance states bounds and an optimum, no rates; {count}")
+            return
+        for name in names:
+            self._findings.unsupported(f"reaction `{name}`: it has no kinetic law")
 
     def _reaction(self, reaction: libsbml.Reaction) -> ReadReaction:
         identity = reaction.getId()
@@ -97,7 +107,6 @@ class ReactionReader:
         name = notes.get("name", identity)
         law = reaction.getKineticLaw()
         if law is None:
-            self._findings.unsupported(f"reaction `{identity}`: it has no kinetic law")
             return ReadReaction(identity, name, sympy.S.Zero, {})
         place = f"kinetic law of reaction `{identity}`"
         scope = ChainMap(self._local_parameters(name, law), self._declared.scope)

@@ -105,6 +105,29 @@ def test_a_compartment_without_size_is_refused_where_it_is_needed():
         read_sbml(sbml(*lists, listed("Reactions", reaction("J", reference("S"), "", "S"))))
 
 
+def test_flux_balance_is_refused_in_one_sentence():
+    names = ["a", "b", "c"]
+    lawless = [
+        reaction(n, "", reference("S"), "1").replace(f"<kineticLaw>{math(term('1'))}</kineticLaw>", "") for n in names
+    ]
+    package = 'xmlns:fbc="http://www.sbml.org/sbml/level3/version1/fbc/version2" fbc:required="false"'
+    text = sbml(
+        listed("Compartments", compartment("V")),
+        listed("Species", species("S", "V", 'initialAmount="1"')),
+        listed("Reactions", *lawless),
+        attributes='fbc:strict="false"',
+        root=package,
+    )
+    with pytest.raises(UnsupportedSBML) as refusal:
+        read_sbml(text)
+    (problem,) = refusal.value.problems
+    assert problem.startswith("package fbc:")
+    assert "3 reactions have no kinetic law" in problem
+    with pytest.raises(UnsupportedSBML) as refusal:
+        read_sbml(text.replace(package, "").replace('fbc:strict="false"', ""))
+    assert refusal.value.problems == tuple(f"reaction `{name}`: it has no kinetic law" for name in names)
+
+
 def test_packages_that_change_the_meaning_are_refused_beside_everything_else():
     package = 'xmlns:multi="http://www.sbml.org/sbml/level3/version1/multi/version1" multi:required="true"'
     endless = [parameter("a", "INF"), parameter("b")]
