@@ -29,8 +29,8 @@ def read_sbml(source: str | Path) -> KineticModel:
     States are amounts; a species whose symbol is a concentration in the file appears as amount over compartment size,
     and every species in a compartment with a size has its concentration as the observable `[id]`. Local parameters are
     called `reaction.parameter`. Initial assignments stay expressions over the parameters, so that a changed parameter
-    changes what follows from it. Events assign amounts; a species whose concentration a rate rule moves while the size of
-    its compartment jumps is the state `id.concentration`.
+    changes what follows from it. Events assign amounts; a species whose concentration a rate rule moves, while the size
+    of its compartment jumps, is the state `id.concentration`.
 
     Args:
         source: path of a file, or its text.
