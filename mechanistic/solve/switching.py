@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mechanistic.field import AbstractDiscrete
-from mechanistic.solve.agenda import LIMIT, Agenda, Moment, Settled
+from mechanistic.solve.agenda import Agenda, Moment, Settled
 from mechanistic.solve.clocks import Clocks, Trial
 from mechanistic.solve.consistent import Consistent, consistent
 from mechanistic.solve.crossing import Crossing, Path, first_crossing
@@ -25,6 +25,10 @@ in the middle of a step than at its ends."""
 
 BEYOND = 1.02
 """How far such a step reaches, relative to where the crossing is expected."""
+
+
+STANDSTILL = 100
+"""How often conditions may change one after the other while time stands still."""
 
 
 class _Read(NamedTuple):
@@ -201,7 +205,7 @@ class Switching:
         still = t - self._settled_at[mine.subject] <= 1e-14 * (1 + t.abs())
         idle = torch.where(still, self._idle[mine.subject] + 1, 0)
         self._idle[mine.subject], self._settled_at[mine.subject] = idle, t
-        return idle > LIMIT
+        return idle > STANDSTILL
 
     # What is seen
 
