@@ -50,7 +50,7 @@ def write_antimony(model: KineticModel, path: str | Path | None = None) -> str:
     renamed = source.identities - _identities(_converted(model, _prepared(source.text)).back)
     source = written(model, renamed) if renamed else source
     prepared = _prepared(source.text)
-    text = _completed(model, source, _converted(model, prepared).text)
+    text = _completed(model, source, _converted(model, prepared))
     _check(model, text, prepared)
     if path is not None:
         replace_file(Path(path), text)
@@ -153,13 +153,16 @@ def _identities(text: str) -> set[str]:
     return {document.getModel().getId(), *(elements.get(i).getIdAttribute() for i in range(elements.getSize()))}
 
 
-def _completed(model: KineticModel, source: Written, text: str) -> str:
-    """The text with the parameters in their order, and with what it cannot say in comments."""
+def _completed(model: KineticModel, source: Written, conversion: _Conversion) -> str:
+    """The text with states and parameters in their order, and with what it cannot say in comments."""
     head = [f"// {line}" for line in _remarks(model, source)]
-    names = [source.ids[name] for name in model.parameter_names]
-    declared = [f"  const {', '.join(names)};"] if names else []
-    body = _NOISE.sub("", text.lstrip())
-    first, rest = body.split("\n", 1)
+    states, parameters = ([source.ids[name] for name in names] for names in (model.state_names, model.parameter_names))
+    document = libsbml.readSBMLFromString(conversion.back)
+    species = document.getModel().getListOfSpecies()
+    sorted_otherwise = [species.get(i).getId() for i in range(species.size())] != states
+    declared = [f"  species {', '.join(states)};"] if sorted_otherwise else []
+    declared += [f"  const {', '.join(parameters)};"] if parameters else []
+    first, rest = _NOISE.sub("", conversion.text.lstrip()).split("\n", 1)
     return "\n".join([*head, first, *declared, rest])
 
 
