@@ -12,11 +12,11 @@ from mechanistic.errors import InvalidSBML
 from mechanistic.model import Parameter, Reaction, State, symbol, time
 from mechanistic.sbml.concentrations import Concentrations
 from mechanistic.sbml.declarations import Declarations, Quantity
-from mechanistic.sbml.delays import Delays
+from mechanistic.sbml.delays import Delays, Start
 from mechanistic.sbml.events import Jumps, ReadEvent
 from mechanistic.sbml.fast import factor_symbols, with_numbers
 from mechanistic.sbml.findings import Findings
-from mechanistic.sbml.initial import Start, at_start
+from mechanistic.sbml.initial import at_start
 from mechanistic.sbml.reactions import ReadReaction
 
 
@@ -84,7 +84,7 @@ class Assembly:
         }
         self._refuse_unset(states, {**raw, **ruled})
         start = at_start(raw, {q.name for q in states}, ruled, self._findings)
-        if raw and not start.values:
+        if not start.first:
             # What depends on too much, or in a cycle, must not be walked through.
             self._findings.check()
         abrupt = {*self._gathered.assigned, *self._gathered.equations, *self._jumped}
@@ -94,7 +94,8 @@ class Assembly:
             raw, ruled = kept.initial(raw), {**ruled, **kept.rules()}
             start = at_start(raw, {q.name for q in states}, ruled, self._findings)
         self._refuse_guesses(raw, ruled)
-        late = Delays(start.past, start.first, start.varying, ruled)
+        unknown = {self._declared.quantities[i].name for i in self._gathered.equations}
+        late = Delays(self._without_fast(start), ruled, unknown, self._findings)
         ruled, rates = late.expressions(ruled), late.expressions(self._state_rates(kept, start.varying))
         gathered = self._gathered.rewritten(late)
         settled = factor_symbols(gathered.reactions)
@@ -152,6 +153,11 @@ class Assembly:
         }
         kept = {*numbers, *endless}
         return [self._parameter(q, numbers.get(q.name)) for q in self._quantities if q.name in kept], fixed
+
+    def _without_fast(self, start: Start) -> Start:
+        nets = [net for r in self._gathered.reactions if r.fast for net in r.changes.values()]
+        moved = {symbol(name) for net in nets for name in net}
+        return start._replace(first={key: value for key, value in start.first.items() if key not in moved})
 
     def _raw(self, quantity: Quantity) -> Expr:
         """The value at time zero as the file states it."""

@@ -5,18 +5,36 @@ where a file says otherwise, that is written into the model.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import sympy
 from sympy import Basic, Expr, Piecewise
 
 from mechanistic.model import delay, symbol, time
 from mechanistic.sbml.events import ReadEvent
+from mechanistic.sbml.findings import Findings
 from mechanistic.sbml.reactions import ReadReaction
 
 BEFORE_START = sympy.Lt(time, 0, evaluate=False)
 """True at negative times; no expression of a model holds it."""
+
+
+class Start(NamedTuple):
+    """How a model starts.
+
+    Attributes:
+        values: name to value at time zero, over parameters and constant assignments.
+        varying: names of all that changes in time.
+        past: symbol to value at negative times, over the same and `time`; of all that changes before or after zero.
+        first: symbol to value at time zero of all that changes after it; and `time`, which is zero.
+
+    A species that a fast reaction moves leaves its initial value at once, so that `first` does not hold it.
+    """
+
+    values: dict[str, Expr]
+    varying: set[str]
+    past: dict[Basic, Expr]
+    first: dict[Basic, Expr]
 
 
 def before_start(value: Any, past: Mapping[Basic, Expr]) -> Any:
@@ -33,23 +51,18 @@ def before_start(value: Any, past: Mapping[Basic, Expr]) -> Any:
 class Delays:
     """Puts what was before the start into the delays of a file."""
 
-    def __init__(
-        self,
-        past: Mapping[Basic, Expr],
-        first: Mapping[Basic, Expr],
-        varying: Collection[str],
-        ruled: Mapping[str, Expr],
-    ) -> None:
+    def __init__(self, start: Start, ruled: Mapping[str, Expr], unknown: Collection[str], findings: Findings) -> None:
         """Takes what decides the past.
 
         Args:
-            past: as in `before_start`.
-            first: the same at the start; `time` is zero there.
-            varying: names of all that changes in time.
+            start: how the model starts.
             ruled: name to assignment rule.
+            unknown: names of states of whose value at the start only a guess is known.
+            findings: where delays that ask for these before the start are noted.
         """
-        self._past, self._first, self._varying = dict(past), dict(first), set(varying)
+        self._past, self._first, self._varying = start.past, start.first, start.varying
         self._ruled: dict[Basic, Expr] = {symbol(name): value for name, value in ruled.items()}
+        self._unknown, self._findings = set(unknown), findings
 
     def written(self, value: Any, _: str = "") -> Any:
         """`value`, an expression or a condition, with the past written into its delays."""
@@ -63,8 +76,7 @@ class Delays:
 
     def reaction(self, reaction: ReadReaction) -> ReadReaction:
         """`written` for the law and the factors of a reaction."""
-        changes = {self.written(factor): net for factor, net in reaction.changes.items()}
-        return replace(reaction, law=self.written(reaction.law), changes=changes)
+        return reaction.rewritten(self.written)
 
     def event(self, event: ReadEvent) -> ReadEvent:
         """`written` for all mathematics of an event."""
@@ -75,7 +87,11 @@ class Delays:
         value, lag = (self.written(part) for part in late.args)
         if past == self._at_start(late.args[0]):
             return delay(value, lag)
-        if self._now(value) == past:
+        now = self._now(value)
+        for name in sorted({atom.name for atom in now.free_symbols - {time}} & self._unknown):
+            problem = f"it asks for `{name}` before the start, which an algebraic equation without a formula determines"
+            self._findings.unsupported(f"{late}: {problem}")
+        if now == past:
             # It depends on nothing but time, and by one formula.
             return past.xreplace({time: time - lag})
         moves = any(atom == time or atom.name in self._varying for atom in value.free_symbols)

@@ -4,12 +4,12 @@ SBML Level 3 Version 2 Core, section 3.4.6. Hucka et al. (2019), doi:10.1515/jib
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import final
 
 import sympy
-from sympy import Basic, Expr, Piecewise, Rational, Symbol
+from sympy import Basic, Expr, Piecewise, Symbol
 from sympy.logic.boolalg import Boolean
 
 from mechanistic.model import symbol, time
@@ -85,13 +85,7 @@ class Derivatives:
 
     def reaction(self, reaction: ReadReaction) -> ReadReaction:
         """A reaction with every placeholder in its law and its factors replaced."""
-        place = f"reaction `{reaction.id}`"
-        changes: dict[Expr, dict[str, Rational]] = {}
-        for factor, net in reaction.changes.items():
-            merged = changes.setdefault(self.expression(factor, place), {})
-            for name, count in net.items():
-                merged[name] = merged.get(name, Rational(0)) + count
-        return replace(reaction, law=self.expression(reaction.law, place), changes=changes)
+        return reaction.rewritten(self.expression)
 
     def _resolve(self) -> None:
         """Right-hand sides in the order in which they need each other."""

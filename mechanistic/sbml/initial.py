@@ -2,31 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
-from typing import NamedTuple
 
 import sympy
 from sympy import Basic, Expr
 
 from mechanistic.model import delay, symbol, time
-from mechanistic.sbml.delays import before_start
+from mechanistic.sbml.delays import Start, before_start
 from mechanistic.sbml.extent import Extents
 from mechanistic.sbml.findings import Findings
-
-
-class Start(NamedTuple):
-    """How a model starts.
-
-    Attributes:
-        values: name to value at time zero, over parameters and constant assignments.
-        varying: names of all that changes in time.
-        past: symbol to value at negative times, over the same and `time`; of all that changes before or after zero.
-        first: symbol to value at time zero of all that changes after it; and `time`, which is zero.
-    """
-
-    values: dict[str, Expr]
-    varying: set[str]
-    past: dict[Basic, Expr]
-    first: dict[Basic, Expr]
 
 
 def at_start(raw: Mapping[str, Expr], states: Collection[str], ruled: Mapping[str, Expr], findings: Findings) -> Start:

@@ -1,8 +1,8 @@
 """Reactions of a file: kinetic laws, exact stoichiometries, and factors that are not numbers."""
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import final
 
@@ -44,6 +44,16 @@ class ReadReaction:
     law: Expr
     changes: Mapping[Expr, Mapping[str, Rational]]
     fast: bool = False
+
+    def rewritten(self, change: Callable[[Expr, str], Expr]) -> "ReadReaction":
+        """The same reaction with `change` applied to each expression and the words for where it stands."""
+        place = f"reaction `{self.id}`"
+        changes: dict[Expr, dict[str, Rational]] = {}
+        for factor, net in self.changes.items():
+            merged = changes.setdefault(change(factor, place), {})
+            for name, count in net.items():
+                merged[name] = merged.get(name, Rational(0)) + count
+        return replace(self, law=change(self.law, place), changes=changes)
 
     def parts(self, law: Expr) -> Iterable[Reaction]:
         """The reactions of the model: one for each factor, since stoichiometries of a model are numbers."""

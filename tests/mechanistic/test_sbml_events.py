@@ -337,6 +337,32 @@ def test_nothing_moves_before_the_start():
         late(apply("plus", "3", TIME), rate_of("S"))
 
 
+def test_fast_reactions_move_at_the_start_and_not_before():
+    text = sbml(
+        listed("Compartments", compartment("V")),
+        listed("Species", species("S", "V", 'initialAmount="2"', amounts=True)),
+        listed("Parameters", parameter("p", constant=False)),
+        listed("Rules", assigned("p", delayed("S", "2"))),
+        listed("Reactions", reaction("J", reference("S"), "", "S", more='fast="true"')),
+        version=1,
+    )
+    assert read_sbml(text).assignments == {"p": before(2, sympy.Integer(2), delay(S, 2))}
+
+
+def test_a_delay_needs_to_know_what_an_equation_determined():
+    equation = f"<algebraicRule>{math(apply('minus', apply('exp', 'S'), 'k'))}</algebraicRule>"
+    parts = [parameter("S", "4", False), parameter("k", "2"), parameter("p", constant=False)]
+
+    def found(value: str) -> KineticModel:
+        return read_sbml(
+            sbml(listed("Parameters", *parts), listed("Rules", equation, assigned("p", delayed(value, "2"))))
+        )
+
+    assert found("S").assignments == {"p": delay(S, 2)}
+    with pytest.raises(UnsupportedSBML, match="it asks for `S` before the start"):
+        found(apply("times", "S", TIME))
+
+
 def test_delays_in_delays_add_up():
     assert late("", delayed(apply("sin", TIME), "k")) == sympy.sin(time - 2 - K)
     assert late("", delayed("S", "1")) == delay(delay(S, 1), 2)
