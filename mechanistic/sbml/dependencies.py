@@ -13,8 +13,12 @@ RATE_PAIR_LIMIT = 1000
 
 
 def too_dependent(model: libsbml.Model) -> bool:
-    """Whether rules, initial assignments and kinetic laws depend on each other through more pairs than is allowed."""
-    return _exceeds(_direct(model), PAIR_LIMIT) or _exceeds(_asking(model), RATE_PAIR_LIMIT)
+    """Whether rules, initial assignments and kinetic laws depend on each other through more pairs than is allowed.
+
+    The same holds for function definitions that call each other.
+    """
+    graphs = ((_direct, PAIR_LIMIT), (_calling, PAIR_LIMIT), (_asking, RATE_PAIR_LIMIT))
+    return any(_exceeds(needs(model), limit) for needs, limit in graphs)
 
 
 def _exceeds(needs: Mapping[str, set[str]], limit: int) -> bool:
@@ -42,6 +46,21 @@ def _asking(model: libsbml.Model) -> dict[str, set[str]]:
             moved = [each.get(j).getSpecies() for each in items for j in range(each.size())]
             for name in (reaction.getId(), *moved):
                 found.setdefault(name, set()).update(names)
+    return {name: used & found.keys() for name, used in found.items()}
+
+
+def _calling(model: libsbml.Model) -> dict[str, set[str]]:
+    """Function definitions, and those that each calls."""
+    found: dict[str, set[str]] = {}
+    for i in range(model.getNumFunctionDefinitions()):
+        definition = model.getFunctionDefinition(i)
+        calls = found.setdefault(definition.getId(), set())
+        stack = [] if definition.getMath() is None else [definition.getMath()]
+        while stack:
+            node = stack.pop()
+            if node.getType() == libsbml.AST_FUNCTION:
+                calls.add(node.getName())
+            stack += [node.getChild(j) for j in range(node.getNumChildren())]
     return {name: used & found.keys() for name, used in found.items()}
 
 

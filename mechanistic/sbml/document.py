@@ -18,6 +18,15 @@ SIZE_LIMIT = 50_000_000
 DEPTH_LIMIT = 400
 """Deepest nesting of elements; libsbml walks trees recursively and would overrun its stack on hostile ones."""
 
+COUNT_LIMITS = {"species": 10_000, "parameter": 10_000, "compartment": 10_000, "reaction": 10_000, "event": 1_000}
+"""Most elements of a kind; symbolic work on more takes minutes."""
+
+BREADTH_LIMIT = 20_000_000
+"""Largest sum, over all elements of mathematics, of the squared number of parts; libsbml's checks take such a time."""
+
+TOKEN_LIMIT = 200_000
+"""Most characters of the attributes of one element, and of one comment; libsbml reads longer ones again and again."""
+
 FORMULA_LIMIT = 20_000
 """Longest text formula of a Level 1 file, in characters; it bounds the depth of the tree that libsbml builds."""
 
@@ -29,6 +38,10 @@ HARMLESS_ERRORS = (10313,)
 
 # libsbml puts a line of its own before a text without a declaration; with one, its line numbers are those of the file.
 _PLAIN_DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
+ENCODINGS = re.compile(r"utf-?8|us-ascii|utf-?16(-?[lb]e)?|iso-8859-\d+|windows-125\d", re.IGNORECASE)
+"""Encodings that a file may declare; Python knows others, which are no encodings of text or take quadratic time."""
+
+_MATHEMATICS = "http://www.w3.org/1998/Math/MathML "
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 _UNCHECKED = (
     libsbml.LIBSBML_CAT_UNITS_CONSISTENCY,
@@ -95,7 +108,7 @@ def _refuse_invalid(title: str, tree: libsbml.SBMLDocument) -> None:
     for model in (tree.getModel(), *definitions):
         if model is not None and too_dependent(model):
             limits = f"{PAIR_LIMIT} pairs of quantities ({RATE_PAIR_LIMIT} where rates ask for rates)"
-            problem = f"rules and assignments depend on each other through more than {limits}"
+            problem = f"rules, assignments or functions depend on each other through more than {limits}"
             raise UnsupportedSBML(f"{title} uses what is not supported:", [problem])
     for category in _UNCHECKED:
         tree.setConsistencyChecks(category, False)
@@ -173,9 +186,13 @@ def _decoded(title: str, data: bytes) -> str:
         declared = re.match(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']", data)
         if declared and declared[1].lower() not in (b"utf-8", b"utf8"):
             encoding = declared[1].decode("ascii")
+    if encoding != "utf-8-sig" and not ENCODINGS.fullmatch(encoding):
+        raise InvalidSBML(
+            f"{title} cannot be read:", [f"its encoding {encoding!r} is not supported; write it as UTF-8"]
+        )
     try:
         return data.decode(encoding)
-    except (UnicodeDecodeError, LookupError) as error:
+    except (UnicodeError, LookupError) as error:
         raise InvalidSBML(f"{title} cannot be read:", [f"the text is not {encoding}: {error}"]) from None
 
 
@@ -186,11 +203,15 @@ class _Scan:
     def __init__(self, title: str) -> None:
         self.required_packages: list[str] = []
         self._title = title
-        self._depth = 0
+        self._parts: list[int] = []
+        self._counts = dict.fromkeys(COUNT_LIMITS, 0)
+        self._breadth = 0
         self._parser = expat.ParserCreate(encoding="utf-8", namespace_separator=" ")
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.StartDoctypeDeclHandler = self._doctype
+        self._parser.CommentHandler = self._token
+        self._parser.ProcessingInstructionHandler = self._token
 
     def run(self, text: str) -> None:
         try:
@@ -204,18 +225,41 @@ class _Scan:
         raise InvalidSBML(f"{self._title} cannot be read:", [f"line {line}: {problem}"])
 
     def _start(self, name: str, attributes: Mapping[str, str]) -> None:
-        if self._depth == 0:
+        if not self._parts:
             if name.rpartition(" ")[2] != "sbml":
                 self._refuse(f"the root element is <{name.rpartition(' ')[2]}>, not <sbml>")
             self._packages(attributes)
-        self._depth += 1
-        if self._depth > DEPTH_LIMIT:
+        else:
+            self._parts[-1] += 1
+            if name.startswith(_MATHEMATICS):
+                self._refuse_breadth(self._parts[-1] ** 2)
+        self._parts.append(0)
+        self._count(name.rpartition(" ")[2])
+        if len(self._parts) > DEPTH_LIMIT:
             self._refuse(f"elements are nested deeper than {DEPTH_LIMIT} levels")
+        self._token(*attributes, *attributes.values())
         if len(attributes.get("formula", "")) > FORMULA_LIMIT:
             self._refuse(f"a formula is longer than {FORMULA_LIMIT} characters")
 
     def _end(self, name: str) -> None:
-        self._depth -= 1
+        parts = self._parts.pop()
+        if name.startswith(_MATHEMATICS):
+            self._breadth += parts**2
+            self._refuse_breadth(self._breadth)
+
+    def _refuse_breadth(self, breadth: int) -> None:
+        if breadth > BREADTH_LIMIT:
+            self._refuse("the mathematics has elements with too many parts; write them as several")
+
+    def _count(self, name: str) -> None:
+        if name in self._counts:
+            self._counts[name] += 1
+            if self._counts[name] > COUNT_LIMITS[name]:
+                self._refuse(f"the file holds more than {COUNT_LIMITS[name]} elements <{name}>")
+
+    def _token(self, *texts: str) -> None:
+        if sum(map(len, texts)) > TOKEN_LIMIT:
+            self._refuse(f"an element's attributes or a comment are longer than {TOKEN_LIMIT} characters")
 
     def _packages(self, attributes: Mapping[str, str]) -> None:
         for key, value in attributes.items():

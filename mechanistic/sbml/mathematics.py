@@ -25,6 +25,9 @@ AVOGADRO = 6.02214179e23
 LARGEST = Rational(2) ** 1024
 """Constants at or beyond this size have no double."""
 
+EXTREME_LIMIT = 100
+"""Most arguments of min and max."""
+
 EXACT_BITS = 4096
 """Rational powers of more bits are folded in floating point."""
 
@@ -138,6 +141,16 @@ def product(*factors: Expr) -> Expr:
     return value
 
 
+def _extreme(kind: type[Expr]) -> Callable[..., Expr]:
+    def build(*values: Expr) -> Expr:
+        # sympy compares each argument with each other.
+        if len(distinct := set(values)) > EXTREME_LIMIT:
+            raise Untranslatable(f"min or max of more than {EXTREME_LIMIT} arguments; write it as several")
+        return kind(*distinct)
+
+    return build
+
+
 def _truncated(value: Expr) -> Expr:
     return number(select([(sympy.floor(value), _relation(sympy.Ge, value, sympy.S.Zero))], sympy.ceiling(value)))
 
@@ -193,8 +206,8 @@ ROWS: tuple[Row, ...] = (
     _same(libsbml.AST_FUNCTION_FLOOR, sympy.floor),
     _same(libsbml.AST_FUNCTION_CEILING, sympy.ceiling),
     Row(libsbml.AST_FUNCTION_FACTORIAL, _factorial, written_for=sympy.factorial),
-    _same(libsbml.AST_FUNCTION_MIN, sympy.Min, 1, None),
-    _same(libsbml.AST_FUNCTION_MAX, sympy.Max, 1, None),
+    Row(libsbml.AST_FUNCTION_MIN, _extreme(sympy.Min), 1, None, number, sympy.Min),
+    Row(libsbml.AST_FUNCTION_MAX, _extreme(sympy.Max), 1, None, number, sympy.Max),
     _same(libsbml.AST_FUNCTION_SIN, sympy.sin),
     _same(libsbml.AST_FUNCTION_COS, sympy.cos),
     _same(libsbml.AST_FUNCTION_TAN, sympy.tan),
