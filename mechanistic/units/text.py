@@ -271,13 +271,17 @@ def _named(name: str) -> Unit:
         raise ValueError("a name is longer than 60 characters")
     registry = _registry()
     known = registry.parse_unit_name(name)
-    # A unit with an offset (degree Celsius) or a logarithm is more than a factor: it stays on its own.
-    if not known or not registry._units[known[0][1]].is_multiplicative:
-        return Unit(Fraction(1), FrozenMap({name: Fraction(1)}), () if known else (name,))
+    alone = Unit(Fraction(1), FrozenMap({name: Fraction(1)}), () if known else (name,))
+    if not known:
+        return alone
     factor, root = registry.get_root_units(name)
+    exact = Fraction(str(factor))
+    # What has an offset (degree Celsius), a logarithm or a sign (some constants) is no factor: it stays on its own.
+    if exact <= 0 or not registry._units[known[0][1]].is_multiplicative:
+        return alone
     # Angles and counts have no dimension.
-    powers = {n: Fraction(str(p)) for n, p in root._units.items() if not registry.Unit(n).dimensionless}
-    return Unit(Fraction(str(factor)), _nonzero(powers))
+    items = registry.Quantity(1, root).unit_items()
+    return Unit(exact, _nonzero({n: Fraction(str(p)) for n, p in items if not registry.Unit(n).dimensionless}))
 
 
 @cache

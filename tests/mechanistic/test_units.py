@@ -84,7 +84,7 @@ class TestText:
         root = registry.Quantity(registry.parse_expression(text.replace("·", "*"))).to_root_units()
         ours = parse_unit(text)
         assert float(ours.factor) == pytest.approx(float(root.magnitude), rel=1e-12)
-        assert sorted(map(float, ours.powers.values())) == sorted(power for _, power in root._units.items())
+        assert sorted(map(float, ours.powers.values())) == sorted(power for _, power in root.unit_items())
 
     @pytest.mark.parametrize(
         "text",
@@ -132,8 +132,14 @@ class TestText:
         assert unit.unknown == ("spheroids", "well")
         assert not unit.fits(parse_unit("1/well"))
 
-    def test_degrees_celsius_are_no_kelvin(self):
-        assert not parse_unit("degC").fits(parse_unit("K"))
+    @pytest.mark.parametrize(("scale", "plain"), [("degC", "K"), ("degF", "K"), ("dBm", "mW"), ("dB", "1")])
+    def test_scales_with_an_offset_or_a_logarithm_are_no_factors(self, scale, plain):
+        assert not parse_unit(scale).fits(parse_unit(plain))
+
+    def test_every_name_that_pint_has_is_read(self):
+        for name in biologists_pint():
+            with contextlib.suppress(UnitError):
+                assert parse_unit(name).factor > 0
 
     def test_insulin_is_not_counted_in_micromoles_per_minute(self):
         assert not parse_unit("uU/mL").fits(parse_unit("mol/s/L"))
