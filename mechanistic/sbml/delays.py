@@ -67,7 +67,9 @@ class Delays:
     def written(self, value: Any, _: str = "") -> Any:
         """`value`, an expression or a condition, with the past written into its delays."""
         if value.has(delay):
-            value = value.xreplace({late: self._known(late) for late in outermost_delays(value)})
+            known = {late: self._known(late) for late in outermost_delays(value)}
+            known |= {piece: self._guarded(piece) for piece in value.atoms(Piecewise) if _is_guarded(piece)}
+            value = value.xreplace(known)
         return value.xreplace({BEFORE_START: sympy.false}) if value.has(BEFORE_START) else value
 
     def expressions(self, values: Mapping[str, Expr]) -> dict[str, Expr]:
@@ -81,6 +83,12 @@ class Delays:
     def event(self, event: ReadEvent) -> ReadEvent:
         """`written` for all mathematics of an event."""
         return event.rewritten(self.written)
+
+    def _guarded(self, piece: Basic) -> Basic:
+        """A delay that is asked for from the start on only, such as this class writes."""
+        (early, condition), (late, _) = piece.args
+        later = delay(*(self.written(part) for part in late.args))
+        return Piecewise((self.written(early), condition), (later, True), evaluate=False)
 
     def _known(self, late: Basic) -> Basic:
         past = before_start(late.args[0], self._past)
@@ -109,6 +117,13 @@ class Delays:
         while rules := {atom: self._ruled[atom] for atom in value.free_symbols if atom in self._ruled}:
             value = value.xreplace(rules)
         return value
+
+
+def _is_guarded(piece: Basic) -> bool:
+    if len(piece.args) != 2:
+        return False
+    (_, condition), (late, _) = piece.args
+    return isinstance(late, delay) and condition == sympy.Lt(time, late.args[1], evaluate=False)
 
 
 def _without_delays(value: Any) -> Any:

@@ -54,6 +54,10 @@ def network(*events: str, rules: str = "", moving: bool = True, changes: bool = 
     )
 
 
+def rate_of(name: str) -> str:
+    return f'<apply><csymbol encoding="text" definitionURL="{SYMBOLS}/rateOf">r</csymbol>{term(name)}</apply>'
+
+
 def only(model: KineticModel) -> Event:
     (found,) = model.events
     return found
@@ -150,6 +154,14 @@ def test_delays_priorities_and_assignments_without_mathematics_have_no_effect():
     text = event("e", AFTER_ONE, {"p": "1"}, "<delay/><priority/>")
     text = text.replace("<listOfEventAssignments>", '<listOfEventAssignments><eventAssignment variable="q"/>')
     assert network(text) == network(event("e", AFTER_ONE, {"p": "1"}))
+
+
+def test_triggers_may_ask_for_rates():
+    rule = event("e", apply("lt", rate_of("S"), "J"), {"p": rate_of("q")})
+    model = network(rule, rules=rate("q", "k"))
+    assert only(model).trigger == sympy.Lt(-symbol("J") / V, symbol("J"), evaluate=False)
+    assert only(model).assignments == {"p": K}
+    assert model.expand(symbol("J")) == K * S
 
 
 def test_an_event_without_assignments_stays_an_event():
@@ -298,10 +310,6 @@ def test_delays_stand_in_laws_and_events():
     assert only(model) == Event("e", sympy.Gt(delay(S, 1), 3, evaluate=False), {"S": delay(S, 4)})
 
 
-def rate_of(name: str) -> str:
-    return f'<apply><csymbol encoding="text" definitionURL="{SYMBOLS}/rateOf">r</csymbol>{term(name)}</apply>'
-
-
 def late(initial: str, value: str, lag: str = "2") -> sympy.Expr:
     """The rule p = delay(value, lag) beside S, which moves by a rate rule and may have an initial assignment."""
     text = sbml(
@@ -346,7 +354,9 @@ def test_fast_reactions_move_at_the_start_and_not_before():
         listed("Reactions", reaction("J", reference("S"), "", "S", more='fast="true"')),
         version=1,
     )
-    assert read_sbml(text).assignments == {"p": before(2, sympy.Integer(2), delay(S, 2))}
+    model = read_sbml(text)
+    assert model.assignments == {"p": before(2, sympy.Integer(2), delay(S, 2))}
+    assert read_sbml(write_sbml(model)) == model
 
 
 def test_a_delay_needs_to_know_what_an_equation_determined():
