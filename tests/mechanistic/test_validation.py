@@ -143,6 +143,19 @@ def test_a_wrong_gradient_is_found(monkeypatch):
     assert report["gradients"].numbers["error"] == pytest.approx(0.5, rel=1e-2)
 
 
+def test_a_gradient_that_is_not_a_number_is_found(monkeypatch):
+    honest = gradients.simulate
+
+    def broken(model, times, p, **options):
+        # The root of zero has an infinite derivative, and zero times that is not a number.
+        return honest(model, times, p + 0 * (p - p.detach()).sqrt(), **options)
+
+    monkeypatch.setattr(gradients, "simulate", broken)
+    found = validated(EXCHANGE)["gradients"]
+    assert found.verdict is Verdict.WRONG
+    assert "not a number for `forward`, `backward`" in found.sentence
+
+
 def test_a_state_below_zero_is_found():
     sinking = KineticModel("sinking", [State("A", 1.0)], [Parameter("k", 1.0)], rates={"A": -symbol("k")})
     report = validated(sinking)
