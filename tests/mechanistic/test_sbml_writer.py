@@ -98,6 +98,7 @@ def test_the_largest_published_pathway_returns_equal():
 
 
 CASES = ["00004", "00031", "00036", "00090", "00115", "00190", "01516", "01562", "01488", "01452"]
+CASES += ["00871", "01053", "00962", "00997", "00938", "01400"]  # fast reactions, priorities, delays
 
 
 @pytest.mark.parametrize("case", CASES)
