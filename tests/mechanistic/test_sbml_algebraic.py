@@ -401,6 +401,17 @@ def test_an_event_on_what_a_rule_determines_is_refused():
         read_sbml(text)
 
 
+def test_an_equation_holds_at_all_times():
+    # 0 = x exp(x) - s with s = t + e: x is Lambert's function of s, which is 1 at s = e.
+    rules = [zero(apply("minus", apply("times", "x", apply("exp", "x")), "s")), rate("s", "1")]
+    model = read(rules, [variable("x", "0.9"), variable("s", repr(maths.e))])
+    assert set(model.algebraic) == {"x"}
+    solution = simulate(model, TIMES, tolerance=TIGHT).check()
+    x = solution.states[:, model.state_names.index("x")].tolist()
+    # The solver's relative tolerance is 1e-10, which adds up over some tens of steps.
+    assert x == pytest.approx([float(sympy.LambertW(t + maths.e)) for t in TIMES], rel=1e-8)
+
+
 def test_an_equation_is_written_and_read_back():
     rules = [zero(apply("minus", apply("times", "x", "x"), "k")), rate("y", apply("minus", "x"))]
     model = read(rules, [variable("x", "3"), variable("y", "1"), parameter("k", "4")])
