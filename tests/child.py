@@ -1,6 +1,8 @@
 """A child process with limits, for work that may hang, crash, or ask for too much memory."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, final
@@ -87,6 +89,7 @@ def _serve(
     """Answers requests until the connection closes."""
     import resource
 
+    threading.Thread(target=_follow_parent, daemon=True).start()
     if not beyond:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     if prepare is not None:
@@ -101,6 +104,14 @@ def _serve(
         except EOFError:
             return
         connection.send(answer(request))
+
+
+def _follow_parent() -> None:
+    """Ends this process when the one that started it has ended, even in the middle of a request."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _address_space() -> int:
