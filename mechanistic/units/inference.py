@@ -113,8 +113,8 @@ class Inference:
         found = self.infer(place, expression)
         self._compare(found, Inferred(unit), lambda: f"it is in {found.unit}, and {meaning} is in {unit}")
 
-    def start(self, place: str, expression: Basic, unit: Unit | None, meaning: str) -> None:
-        """As `expect`, for a value at the start: any number in it may be a concentration or an amount."""
+    def expect_value(self, place: str, expression: Basic, unit: Unit | None, meaning: str) -> None:
+        """As `expect`, for a value that a state is given: any number in it may be a concentration or an amount."""
         found = self.infer(place, expression)
         if unit is None or found.unit is None:
             return
@@ -260,11 +260,8 @@ _RULES: Final[tuple[tuple[Any, _Rule], ...]] = (
 
 
 def _carries_unit(number: float) -> bool:
-    """Whether a number is more than a count or a share: not 1, 2, … 10, their halves, thirds or quarters."""
-    if not math.isfinite(number):
-        return True
-    exact = Fraction(number).limit_denominator(4)
-    return exact == 0 or exact > 10 or not math.isclose(exact, number, rel_tol=1e-9)
+    """Whether a number is more than a count or a half."""
+    return not any(math.isclose(number, count, rel_tol=1e-9) for count in (0.5, 1.0, 2.0, 3.0, 4.0))
 
 
 def _within_reach(unit: Unit) -> Unit | None:

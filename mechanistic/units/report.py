@@ -228,7 +228,7 @@ def _given(model: KineticModel) -> tuple[list[Quantity], list[Finding]]:
 def _check_start(model: KineticModel, inference: Inference) -> None:
     for state in model.states:
         unit = inference.known[state.name].unit
-        inference.start(f"initial value of `{state.name}`", state.initial, unit, f"`{state.name}`")
+        inference.expect_value(f"initial value of `{state.name}`", state.initial, unit, f"`{state.name}`")
 
 
 def _check_equations(model: KineticModel, inference: Inference) -> None:
@@ -254,7 +254,7 @@ def _check_events(model: KineticModel, inference: Inference) -> None:
             inference.infer(f"priority of event `{event.name}`", event.priority)
         for name, value in event.assignments.items():
             unit = inference.known[name].unit
-            inference.expect(f"assignment to `{name}` of event `{event.name}`", value, unit, f"`{name}`")
+            inference.expect_value(f"assignment to `{name}` of event `{event.name}`", value, unit, f"`{name}`")
 
 
 def _by_time(unit: Unit | None, time: Unit | None) -> Unit | None:
