@@ -43,7 +43,9 @@ def write_sbml(model: KineticModel, path: str | Path | None = None, *, driven: M
     assignment rules. What SBML has no place for (units as text, scales, names that are not SBML ids, which state an
     algebraic equation determines, ...) stands in annotations of the namespace `urn:kinetwin:model:1`.
 
-    A model with fast reactions becomes Level 3 Version 1, the last one that has them.
+    A model with fast reactions becomes Level 3 Version 1, the last one that has them. Where such a reaction moves a
+    state, or an algebraic equation determines it, its delayed value before the start is the initial value in a file,
+    and the value that the equation has led to in a model.
 
     Args:
         model: any kinetic model.
