@@ -6,7 +6,7 @@ doi:10.1093/bioinformatics/btac770.
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -37,6 +37,12 @@ TIGHTEST = 1e-12
 
 SHOWN = 12
 """Rows of a report that are shown; `table` has all of them."""
+
+PATIENCE = 100_000
+"""Steps between two outputs after which the tightest tolerance is given up."""
+
+LOOSER = 1e3
+"""Factor by which the tolerance of the reference is loosened where the tightest one leads nowhere."""
 
 NOTHING = 1e-12
 """Values below this fraction of the smallest scale of the model are compared as if they were zero."""
@@ -235,7 +241,7 @@ def values_written(model: KineticModel, clock: np.ndarray) -> Values:
     Raises:
         SolveError: when libRoadRunner cannot load or simulate it; says why.
     """
-    return _simulate_written(model, _names(model), clock, TIGHTEST)
+    return _patiently(lambda *limits: _simulate_written(model, _names(model), clock, *limits))
 
 
 def values_of_source(source: str | Path, model: KineticModel, clock: np.ndarray) -> Values:
@@ -250,9 +256,21 @@ def values_of_source(source: str | Path, model: KineticModel, clock: np.ndarray)
     known = _known_ids(text)
     shared = [name for name in _names(model) if name in known or (name[:1] == "[" and name[1:-1] in known)]
     scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
-    tolerances = {name: TIGHTEST * 1e-3 * scale for name, scale in scales.items() if name in known}
-    table = _run(text, clock, shared, TIGHTEST, tolerances, _needs_care(model))
-    return dict(zip(shared, table.T, strict=True))
+
+    def attempt(tolerance: float, steps: int) -> Values:
+        tolerances = {name: tolerance * 1e-3 * scale for name, scale in scales.items() if name in known}
+        table = _run(text, clock, shared, _Limits(tolerance, tolerances, steps, _needs_care(model)))
+        return dict(zip(shared, table.T, strict=True))
+
+    return _patiently(attempt)
+
+
+def _patiently(attempt: Callable[[float, int], Values]) -> Values:
+    """What an attempt with the tightest tolerance gives, or else one with a looser tolerance and many steps."""
+    try:
+        return attempt(TIGHTEST, PATIENCE)
+    except SolveError:
+        return attempt(TIGHTEST * LOOSER, STEPS)
 
 
 def compare(
@@ -312,13 +330,14 @@ def _compared(
 
 
 def _simulate_written(
-    model: KineticModel, names: Sequence[str], clock: np.ndarray, tolerance: float
+    model: KineticModel, names: Sequence[str], clock: np.ndarray, tolerance: float, steps: int = STEPS
 ) -> dict[str, np.ndarray]:
     """Values of some quantities, from the text of `write_sbml`."""
     ids = written_ids(model)
     scales = dict(zip(model.state_names, compiled(model).scales.tolist(), strict=True))
     tolerances = {ids[name]: tolerance * 1e-3 * scale for name, scale in scales.items()}
-    table = _run(write_sbml(model), clock, [ids[name] for name in names], tolerance, tolerances, _needs_care(model))
+    limits = _Limits(tolerance, tolerances, steps, _needs_care(model))
+    table = _run(write_sbml(model), clock, [ids[name] for name in names], limits)
     return dict(zip(names, table.T, strict=True))
 
 
@@ -333,7 +352,7 @@ def _loaded(text: str) -> Any:
 
 def _reason(error: RuntimeError) -> str:
     """libRoadRunner's message without the place in its own source."""
-    return _PLACE_IN_SOURCE.sub("", " ".join(str(error).split())).strip()
+    return _PLACE_IN_SOURCE.sub("", " ".join(str(error).split())).strip(" -")
 
 
 def _known_ids(text: str) -> set[str]:
@@ -344,14 +363,16 @@ def _known_ids(text: str) -> set[str]:
     return {*species, *model.getGlobalParameterIds(), *model.getCompartmentIds()}
 
 
-def _run(
-    text: str,
-    clock: np.ndarray,
-    selections: Sequence[str],
-    tolerance: float,
-    tolerances: Mapping[str, float],
-    needs_care: bool,
-) -> np.ndarray:
+class _Limits(NamedTuple):
+    """Tolerances (relative, and absolute by id), most steps between two outputs, and whether steps are kept short."""
+
+    tolerance: float
+    absolute: Mapping[str, float]
+    steps: int
+    needs_care: bool
+
+
+def _run(text: str, clock: np.ndarray, selections: Sequence[str], limits: _Limits) -> np.ndarray:
     """Values `(time, selection)` of the SBML `text`."""
     grid = np.unique(np.append(clock, 0.0))
     if not selections or grid.size < 2:
@@ -359,11 +380,11 @@ def _run(
     runner = _loaded(text)
     try:
         integrator = runner.integrator
-        integrator.setValue("relative_tolerance", tolerance)
-        integrator.setValue("absolute_tolerance", min(tolerances.values(), default=tolerance))
-        integrator.setValue("maximum_num_steps", STEPS)
+        integrator.setValue("relative_tolerance", limits.tolerance)
+        integrator.setValue("absolute_tolerance", min(limits.absolute.values(), default=limits.tolerance))
+        integrator.setValue("maximum_num_steps", limits.steps)
         integrator.setValue("stiff", True)
-        if needs_care:
+        if limits.needs_care:
             integrator.setValue("maximum_time_step", float(grid[-1] - grid[0]) / SWITCH_STEPS)
         table = np.array(runner.simulate(times=grid.tolist(), selections=["time", *selections]))
     except RuntimeError as error:
