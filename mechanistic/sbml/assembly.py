@@ -9,7 +9,7 @@ import sympy
 from sympy import Basic, Expr
 
 from mechanistic.errors import InvalidSBML
-from mechanistic.model import Parameter, Reaction, State, symbol, time
+from mechanistic.model import Parameter, Reaction, State, delay, symbol, time
 from mechanistic.sbml.concentrations import Concentrations
 from mechanistic.sbml.declarations import Declarations, Quantity
 from mechanistic.sbml.delays import Delays, Start
@@ -83,7 +83,8 @@ class Assembly:
             if q.name not in self._unset and q.id not in self._gathered.assigned
         }
         self._refuse_unset(states, {**raw, **ruled})
-        start = at_start(raw, {q.name for q in states}, ruled, self._findings)
+        remembered = any(part.has(delay) for part in self._gathered.expressions())
+        start = at_start(raw, {q.name for q in states}, ruled, self._findings, remembered)
         if not start.first:
             # What depends on too much, or in a cycle, must not be walked through.
             self._findings.check()
@@ -92,7 +93,7 @@ class Assembly:
         if kept.states:
             states = [kept.states.get(q.id, q) for q in states]
             raw, ruled = kept.initial(raw), {**ruled, **kept.rules()}
-            start = at_start(raw, {q.name for q in states}, ruled, self._findings)
+            start = at_start(raw, {q.name for q in states}, ruled, self._findings, remembered)
         self._refuse_guesses(raw, ruled)
         unknown = {self._declared.quantities[i].name for i in self._gathered.equations}
         late = Delays(self._without_fast(start), ruled, unknown, self._findings)

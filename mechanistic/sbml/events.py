@@ -20,6 +20,9 @@ from mechanistic.sbml.extent import Extents
 from mechanistic.sbml.findings import Findings
 from mechanistic.sbml.translator import TERM_LIMIT, Translator
 
+DEPTH_LIMIT = 100
+"""Deepest nesting of the size of a compartment after an event; sympy looks into deep mathematics at a growing cost."""
+
 
 @final
 @dataclass(frozen=True)
@@ -242,7 +245,7 @@ class _After:
         if not moved:
             return symbol(name)
         extent = Extents({before: Extents().of(value) for before, value in moved.items()}).of(rule)
-        if not extent.acceptable or extent.terms > TERM_LIMIT:
+        if extent.depth > DEPTH_LIMIT or extent.terms > TERM_LIMIT:
             self._findings.unsupported(f"event `{self._event.name}`: `{name}` after it is too large to be written out")
             return symbol(name)
         return rule.xreplace(moved)

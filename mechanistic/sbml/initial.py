@@ -12,7 +12,13 @@ from mechanistic.sbml.extent import Extents
 from mechanistic.sbml.findings import Findings
 
 
-def at_start(raw: Mapping[str, Expr], states: Collection[str], ruled: Mapping[str, Expr], findings: Findings) -> Start:
+def at_start(
+    raw: Mapping[str, Expr],
+    states: Collection[str],
+    ruled: Mapping[str, Expr],
+    findings: Findings,
+    remembered: bool = True,
+) -> Start:
     """Values at time zero.
 
     Args:
@@ -20,6 +26,7 @@ def at_start(raw: Mapping[str, Expr], states: Collection[str], ruled: Mapping[st
         states: names of the states.
         ruled: assignment rules.
         findings: where cycles and mathematics of excessive size are noted.
+        remembered: whether delays may ask for the past; otherwise it is left out.
     """
     wanted = {**raw, **ruled}
     needs = {name: {atom.name for atom in _atoms(value) if atom.name in wanted} for name, value in wanted.items()}
@@ -36,10 +43,13 @@ def at_start(raw: Mapping[str, Expr], states: Collection[str], ruled: Mapping[st
     known: dict[Basic, Expr] = {time: sympy.S.Zero}
     past: dict[Basic, Expr] = {}
     for name in order:
-        before = before_start(wanted[name], past)
-        value = (before if wanted[name].has(delay) else wanted[name]).xreplace(known)
-        if name in varying or time in before.free_symbols:
-            past[symbol(name)] = before
+        value = wanted[name]
+        if remembered:
+            before = before_start(value, past)
+            value = before if value.has(delay) else value
+            if name in varying or time in before.free_symbols:
+                past[symbol(name)] = before
+        value = value.xreplace(known)
         if name not in ruled:
             values[name] = value
         if name in varying:
