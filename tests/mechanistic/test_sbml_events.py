@@ -208,6 +208,15 @@ def test_a_size_that_depends_on_the_concentration_itself_is_refused():
     assert only(read_sbml(around)).assignments == {"S": 3 * (S / V + 1), "T": S / V}
 
 
+def test_a_size_that_is_too_deep_to_write_out_is_refused(monkeypatch):
+    rules = assigned("q", apply("sin", apply("sin", apply("sin", "p")))) + assigned("V", "q")
+    text = event("e", AFTER_ONE, {"S": "3", "p": "k"})
+    assert only(network(text, rules=rules, changes=True)).assignments["S"] == 3 * sympy.sin(sympy.sin(sympy.sin(K)))
+    monkeypatch.setattr("mechanistic.sbml.events.DEPTH_LIMIT", 3)
+    with pytest.raises(UnsupportedSBML, match="event `e`: `q` after it is too large"):
+        network(text, rules=rules, changes=True)
+
+
 def test_boundary_species_compartments_and_stoichiometries_become_states():
     text = sbml(
         listed("Compartments", compartment("V", "2")),
@@ -417,6 +426,21 @@ def test_a_fast_reaction_with_conversion_factors_is_one_column():
     model = read_sbml(text)
     assert model.reactions == (Reaction("J", {"S": -2, "T": sympy.Rational(1, 2)}, S, fast=True),)
     assert model.parameter_names == ("V",)
+
+
+def test_a_fast_reaction_whose_stoichiometry_changes_is_refused():
+    text = sbml(
+        listed("Compartments", compartment("V")),
+        listed("Species", *(species(name, "V", 'initialAmount="1"', amounts=True) for name in "ST")),
+        listed("Rules", rate("n", "1")),
+        listed(
+            "Reactions",
+            reaction("J", reference("S"), reference("T", "1", "n", constant=False), "S", more='fast="true"'),
+        ),
+        version=1,
+    )
+    with pytest.raises(UnsupportedSBML, match="reaction `J`: it is fast, and the stoichiometry n changes in time"):
+        read_sbml(text)
 
 
 # Whole models
