@@ -42,6 +42,7 @@ ENCODINGS = re.compile(r"utf-?8|us-ascii|utf-?16(-?[lb]e)?|iso-8859-\d+|windows-
 """Encodings that a file may declare; Python knows others, which are no encodings of text or take quadratic time."""
 
 _MATHEMATICS = "http://www.w3.org/1998/Math/MathML "
+_PREFIXED = re.compile(r"<[^\s<>!?/:]+:sbml[\s>]")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 _UNCHECKED = (
     libsbml.LIBSBML_CAT_UNITS_CONSISTENCY,
@@ -71,6 +72,10 @@ class Document:
         if self.tree.getLevel() == 1:
             self._raise_level()
         if not self.required_packages and self.tree.getPlugin("comp") is not None:
+            if _PREFIXED.search(self.text):
+                # libsbml crashes when it makes such a model flat.
+                problem = "submodels in a file whose elements have a prefix; make SBML its default namespace"
+                raise UnsupportedSBML(f"{self.title} uses what is not supported:", [problem])
             folder = None if _is_text(source) else Path(source).parent
             checks = Checks(_text_of_part, _refuse_invalid, SIZE_LIMIT)
             self.tree = self._flat = Hierarchy(self.title, self.text, folder, checks).flat()
