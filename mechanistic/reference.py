@@ -38,7 +38,7 @@ TIGHTEST = 1e-12
 SHOWN = 12
 """Rows of a report that are shown; `table` has all of them."""
 
-PATIENCE = 100_000
+PATIENCE = 20_000
 """Steps between two outputs after which the tightest tolerance is given up."""
 
 LOOSER = 1e3
@@ -270,7 +270,7 @@ def _patiently(attempt: Callable[[float, int], Values]) -> Values:
     try:
         return attempt(TIGHTEST, PATIENCE)
     except SolveError:
-        return attempt(TIGHTEST * LOOSER, STEPS)
+        return attempt(TIGHTEST * LOOSER, 10 * PATIENCE)
 
 
 def compare(
