@@ -22,7 +22,7 @@ class DrivenDiscrete(AbstractDiscrete):
         self._known, self._view = known, view
         self.modes, self.delays, self.events = known.modes, known.delays, known.events
         self.nested = known.nested
-        for name in ("step", "owner", "target", "persistent", "initially", "values_at_trigger"):
+        for name in ("step", "timed", "owner", "target", "persistent", "initially", "values_at_trigger"):
             self.register_buffer(name, getattr(known, name), persistent=False)
 
     def mode(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:

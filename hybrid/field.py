@@ -10,7 +10,7 @@ from hybrid.coupling import CouplingError, FluxResidual, ParameterCurve, Paramet
 from hybrid.discrete import DrivenDiscrete
 from mechanistic.compile import RateField
 from mechanistic.errors import nearest
-from mechanistic.field import AbstractDiscrete, AbstractVectorField, Linearisation
+from mechanistic.field import AbstractDiscrete, AbstractVectorField, Constraints, Linearisation
 from neural.latent_field import LatentField
 
 Coupling = FluxResidual | ParameterDrive | ParameterCurve
@@ -78,11 +78,14 @@ class HybridField(AbstractVectorField):
         return self.known.model
 
     @property
-    def mass(self) -> Tensor | None:
-        known = self.known.mass
+    def constraints(self) -> Constraints | None:
+        known = self.known.constraints
         if known is None or self.latent is None:
             return known
-        return torch.block_diag(known, torch.eye(self.latent.latent, dtype=known.dtype, device=known.device))
+        size = self.latent.latent
+        mass = torch.block_diag(known.mass, torch.eye(size).to(known.mass))
+        free = known.relaxing.new_zeros(size)
+        return Constraints(mass, torch.cat([known.relaxing, free]), torch.cat([known.steered, free]))
 
     @property
     def discrete(self) -> AbstractDiscrete | None:

@@ -19,6 +19,21 @@ class Linearisation(NamedTuple):
     time_derivative: Tensor
 
 
+class Constraints(NamedTuple):
+    """A constant matrix `M` in `M dx/dt = f(t, x, p)`; only implicit methods solve such systems.
+
+    Attributes:
+        mass: `M`, `(state, state)`; a row of zeros makes an algebraic equation of its line of `f`.
+        relaxing: which of these equations say that a fast reaction is at rest, bool `(state,)`. Their line of `f` is
+            the rate at which the state of the line comes to rest.
+        steered: which of these states something slow moves as well, bool `(state,)`.
+    """
+
+    mass: Tensor
+    relaxing: Tensor
+    steered: Tensor
+
+
 class AbstractDiscrete(nn.Module):
     """What of a system is not smooth: modes that conditions switch, delays, and events.
 
@@ -30,6 +45,7 @@ class AbstractDiscrete(nn.Module):
         modes, delays, events: how many there are of each.
         nested: of each delayed value, whether it was computed from delayed values.
         step: of each mode, 1 for a floor, -1 for a ceiling, else 0, `(mode,)`.
+        timed: whether time alone changes a mode, so that its `clock` always tells, bool `(mode,)`.
         owner, target: of each assignment, its event and the state that it sets, `(assignment,)`.
         persistent, initially, values_at_trigger: see `mechanistic.Event`, bool `(event,)`.
     """
@@ -39,6 +55,7 @@ class AbstractDiscrete(nn.Module):
     events: int
     nested: tuple[bool, ...]
     step: Tensor
+    timed: Tensor
     owner: Tensor
     target: Tensor
     persistent: Tensor
@@ -101,12 +118,14 @@ class AbstractVectorField(nn.Module):
     nonnegative: Tensor
 
     @property
-    def mass(self) -> Tensor | None:
-        """The constant matrix `M`, `(state, state)`, where the system is `M dx/dt = f(t, x, p)`; None for the identity.
-
-        A row of zeros makes an algebraic equation of its line. Only implicit methods solve such systems.
-        """
+    def constraints(self) -> Constraints | None:
+        """What makes the system `M dx/dt = f(t, x, p)` with a singular `M`; None where it is `dx/dt = f`."""
         return None
+
+    @property
+    def mass(self) -> Tensor | None:
+        """The matrix `M` of the constraints, `(state, state)`; None for the identity."""
+        return None if self.constraints is None else self.constraints.mass
 
     @property
     def discrete(self) -> AbstractDiscrete | None:

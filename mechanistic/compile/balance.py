@@ -19,10 +19,15 @@ class Balance:
     Attributes:
         net: `(state, law)`.
         mass: `M`, `(state, state)`, a row of zeros for an algebraic equation; None for the identity.
+        relaxing: rows that are zero because a fast reaction has come to rest; the law of such a row is the rate at
+            which its state comes to rest.
+        steered: those of these rows whose state something else moves as well.
     """
 
     net: list[list[float]]
     mass: list[list[float]] | None
+    relaxing: list[bool]
+    steered: list[bool]
 
     @classmethod
     def of(cls, model: KineticModel) -> "Balance":
@@ -37,19 +42,21 @@ class Balance:
             net[row[name]][column] = 1.0
         fast = [i for i, reaction in enumerate(model.reactions) if reaction.fast and reaction.stoichiometry]
         if not (fast or model.algebraic):
-            return cls(net, None)
+            return cls(net, None, [], [])
         mass = [[float(i == j) for j in range(len(net))] for i in range(len(net))]
-        _equilibrate(model, row, fast, net, mass)
+        moved = [any(count != 0 for count in line) for line in net]
+        relaxing = _equilibrate(model, row, fast, net, mass)
         for column, name in enumerate(model.algebraic, start=reactions + rates):
             mass[row[name]] = [0.0] * len(net)
             net[row[name]][column] = 1.0
-        return cls(net, mass)
+        rest = [i in relaxing for i in range(len(net))]
+        return cls(net, mass, rest, [a and b for a, b in zip(rest, moved, strict=True)])
 
 
 def _equilibrate(
     model: KineticModel, row: dict[str, int], fast: list[int], net: list[list[float]], mass: list[list[float]]
-) -> None:
-    """Puts the equilibrium of the fast reactions in place of the balance of as many states."""
+) -> set[int]:
+    """Puts the equilibrium of the fast reactions in place of the balance of as many states, and says of which."""
     moved = sorted({row[name] for i in fast for name in model.reactions[i].stoichiometry})
     place = {state: k for k, state in enumerate(moved)}
     columns = Matrix.zeros(len(moved), len(fast))
@@ -73,3 +80,4 @@ def _equilibrate(
         # A fast column is the sum of the directions times its entries at their pivots.
         for column, i in enumerate(fast):
             net[state][i] = float(columns[pivot, column])
+    return {moved[pivot] for pivot in pivots}

@@ -59,6 +59,7 @@ class Discrete(AbstractDiscrete):
         self._buffer("owner", torch.tensor([owner for owner, _ in places], dtype=torch.long))
         self._buffer("target", torch.tensor([target for _, target in places], dtype=torch.long))
         self._buffer("step", torch.tensor([mode.step for mode in switches.modes], dtype=torch.long))
+        self._buffer("timed", torch.tensor([mode.timed for mode in switches.modes], dtype=torch.bool))
         for name in ("persistent", "initially", "values_at_trigger"):
             self._buffer(name, torch.tensor([getattr(event, name) for event in events], dtype=torch.bool))
 

@@ -12,7 +12,7 @@ from mechanistic.compile.discrete import Assignments, Discrete
 from mechanistic.compile.families import Expressions, Layout, Tables, assignment_layers, moving_assignments
 from mechanistic.compile.switches import Switches
 from mechanistic.conservation import conserved_totals
-from mechanistic.field import AbstractVectorField, Linearisation
+from mechanistic.field import AbstractVectorField, Constraints, Linearisation
 from mechanistic.model import KineticModel, delay, time
 
 DENSE_SCATTER = 20_000
@@ -62,8 +62,9 @@ class RateField(AbstractVectorField):
         dtype = torch.float64
         net = torch.tensor(balance.net, dtype=dtype).reshape(len(model.states), len(self._laws))
         self.register_buffer("_net", net, persistent=False)
-        mass = None if balance.mass is None else torch.tensor(balance.mass, dtype=dtype)
-        self.register_buffer("_mass", mass, persistent=False)
+        for name, kind in (("mass", dtype), ("relaxing", torch.bool), ("steered", torch.bool)):
+            value = None if balance.mass is None else torch.tensor(getattr(balance, name), dtype=kind)
+            self.register_buffer(f"_{name}", value, persistent=False)
         self.register_buffer(
             "_nominal", torch.tensor([p.value for p in model.parameters], dtype=dtype), persistent=False
         )
@@ -72,8 +73,10 @@ class RateField(AbstractVectorField):
         self.register_buffer("nonnegative", nonnegative, persistent=False)
 
     @property
-    def mass(self) -> Tensor | None:
-        return cast("Tensor | None", self._mass)
+    def constraints(self) -> Constraints | None:
+        if self._mass is None:
+            return None
+        return Constraints(*(cast(Tensor, part) for part in (self._mass, self._relaxing, self._steered)))
 
     @property
     def discrete(self) -> Discrete | None:

@@ -37,12 +37,14 @@ class Mode:
         surface: its crossing of zero (or, for `step`, of whole numbers) changes the value.
         step: 1 for a floor, -1 for a ceiling, 0 for a condition or a sign.
         clock: the time at which the surface is crossed next, where it moves by time alone; otherwise infinite.
+        timed: whether time alone, or nothing but an event, moves the surface.
     """
 
     value: Expr
     surface: Expr
     step: int
     clock: Expr
+    timed: bool
 
 
 @final
@@ -138,28 +140,28 @@ class Switches:
             value = sympy.sign(surface)
         elif isinstance(atom, Relational):
             value = Piecewise((sympy.S.One, atom), (sympy.S.Zero, sympy.true), evaluate=False)
-        return Mode(value, surface, step, self._clock(surface, held, step, written))
+        clock, timed = self._clock(surface, held, step, written)
+        return Mode(value, surface, step, clock, timed)
 
-    def _clock(self, surface: Expr, held: Symbol, step: int, written: Mapping[Symbol, Expr]) -> Expr:
+    def _clock(self, surface: Expr, held: Symbol, step: int, written: Mapping[Symbol, Expr]) -> tuple[Expr, bool]:
         """When the surface is next crossed, if it is linear in time and everything else in it stands still."""
         locked = surface.xreplace(self._locks).xreplace(written)
-        if time not in locked.free_symbols or locked.count_ops() > CLOCK_TERMS or locked.has(Piecewise):
-            return sympy.oo
         delayed = set(self._delays.values())
         others = locked.free_symbols - {time}
         if others & delayed or any(s.name not in self._still and not isinstance(s, HeldSymbol) for s in others):
-            return sympy.oo
-        speed = locked.diff(time)
-        if speed.has(time) or speed.has(sympy.Derivative) or speed == 0:
-            return sympy.oo
-        rest = locked.xreplace({time: sympy.S.Zero})
-        if rest.has(sympy.nan, sympy.zoo, sympy.oo):
-            return sympy.oo
+            return sympy.oo, False
+        if time not in locked.free_symbols:
+            return sympy.oo, True
+        if locked.count_ops() > CLOCK_TERMS or locked.has(Piecewise):
+            return sympy.oo, False
+        speed, rest = locked.diff(time), locked.xreplace({time: sympy.S.Zero})
+        if speed.has(time) or speed.has(sympy.Derivative) or speed == 0 or rest.has(sympy.nan, sympy.zoo, sympy.oo):
+            return sympy.oo, False
         if step == 0:
-            return -rest / speed
+            return -rest / speed, True
         above, below = (held + 1, held) if step > 0 else (held, held - 1)
         level = Piecewise((above, speed > 0), (below, sympy.true))
-        return (level - rest) / speed
+        return (level - rest) / speed, True
 
 
 def _held(index: int) -> HeldSymbol:

@@ -58,8 +58,8 @@ Repair = Callable[[Moment], Consistent]
 class Agenda:
     """Events of a batch: SBML Level 3 Version 2, section 4.11.
 
-    Of the events due at one moment the one with the highest priority is executed first, of equal ones the one that was
-    triggered first, then the one that stands first in the model. After each, all triggers are looked at again.
+    Of the events due at one moment the one with the highest priority is executed first; among equals the lot decides,
+    as the standard wants it. After each, all triggers are looked at again.
     """
 
     def __init__(self, discrete: AbstractDiscrete, subjects: int, like: Tensor) -> None:
@@ -68,6 +68,7 @@ class Agenda:
         # One column for every time that something was triggered, its row infinite where it was not.
         self._due = like.new_full((subjects, 0), torch.inf)
         self._values = like.new_zeros(subjects, 0, len(discrete.owner))
+        self._executed = torch.zeros(subjects, dtype=torch.long, device=like.device)
         self._event = torch.zeros(0, dtype=torch.long, device=like.device)
         slots = torch.full((discrete.events, like.shape[-1]), -1, dtype=torch.long)
         slots[discrete.owner.cpu(), discrete.target.cpu()] = torch.arange(len(discrete.owner))
@@ -130,6 +131,18 @@ class Agenda:
         self._values = torch.cat([self._values[:, kept], values], dim=1)
         self._event = torch.cat([self._event[kept], events])
 
+    def _lots(self, subject: Tensor) -> Tensor:
+        """A pseudo-random number for each column, `(row, column)`, from the number of executions and the event alone.
+
+        So the choice among equals is fair, repeatable, and the same for a subject in any batch.
+        """
+        # The finaliser of SplitMix64 (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195), in 32 bits.
+        state = self._executed[subject][:, None] * 0x9E3779B9 + (self._event + 1) * 0x85EBCA6B
+        for multiplier in (0x7FEB352D, 0x846CA68B):
+            state = state & 0xFFFFFFFF
+            state = ((state ^ (state >> 16)) * multiplier) & 0xFFFFFFFF
+        return state ^ (state >> 16)
+
     def _ready(self, now: Moment) -> Tensor:
         # Moments that differ by rounding are one moment.
         slack = 8 * torch.finfo(now.t.dtype).eps * now.t.abs()
@@ -140,8 +153,9 @@ class Agenda:
         with torch.no_grad():
             priority = self._discrete.priority(now.t, now.x, now.p, now.held)[:, self._event]
             highest = torch.where(ready, priority, -torch.inf).amax(-1, keepdim=True)
-            # The first of several columns that are True.
-            slot = (ready & (priority >= highest)).to(torch.int8).argmax(-1)
+            lot = self._lots(now.subject)
+            slot = torch.where(ready & (priority >= highest), lot, -1).argmax(-1)
+            self._executed[now.subject] += 1
         event = self._event[slot]
         done = torch.zeros_like(self._due, dtype=torch.bool)
         done[now.subject, slot] = True

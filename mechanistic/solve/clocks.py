@@ -48,6 +48,7 @@ class Trial(NamedTuple):
     """A step that is tried, one row a subject.
 
     Attributes:
+        target: where something is known to happen next.
         h: its size.
         arriving: whether it ends where something is known to happen.
         step: what the method made of it.
@@ -58,6 +59,7 @@ class Trial(NamedTuple):
         again: whether it is tried again, ending soon after the crossing that it has found.
     """
 
+    target: Tensor
     h: Tensor
     arriving: Tensor
     step: Step

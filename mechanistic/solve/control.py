@@ -5,11 +5,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mechanistic.solve.method import AbstractMethod
+from mechanistic.solve.method import AbstractMethod, Rhs
 from mechanistic.solve.problem import Tolerance
 
 SAFETY = 0.9
 SMALLEST, LARGEST = 0.2, 10.0
+GOLDEN = 0.6180339887498949
+PROBE = 1e-6
+"""Length of the differences of `fastest_rate`, in scales."""
+
 UNDERSHOOTS = 12
 """Rejections against numerical undershoot below zero, counted twice, less the other steps since, after which a step
 is let through: the solution truly changes sign."""
@@ -67,17 +71,36 @@ def factor(method: AbstractMethod, verdict: Verdict, before: Tensor) -> Tensor:
     return torch.where(verdict.undershot, 0.25, change.clamp(SMALLEST, LARGEST))
 
 
-def first_step(t: Tensor, x: Tensor, slope: Tensor, scales: Tensor, tolerance: Tolerance, span: Tensor) -> Tensor:
+def first_step(
+    t: Tensor, x: Tensor, slope: Tensor, scales: Tensor, tolerance: Tolerance, span: Tensor, quiet: Tensor
+) -> Tensor:
     """A careful first step: one that changes the states by about a hundredth, or by less than the tolerance notices.
 
-    Hairer, Nørsett & Wanner, Solving ODEs I, section II.4, without the second evaluation.
+    Hairer, Nørsett & Wanner, Solving ODEs I, section II.4, without the second evaluation. Where nothing moves the slope
+    says nothing, and it is `quiet`, `(row,)`.
     """
     weight = tolerance.atol * scales + tolerance.rtol * x.abs()
     size, speed = (x.abs() / weight).amax(-1).clamp_min(1.0), (slope.abs() / weight).amax(-1)
-    guess = torch.where(speed * span > 1e-5, 0.01 * size / speed, 1e-6 * span).nan_to_num(0.0)
+    guess = torch.where(speed * span > 1e-5, 0.01 * size / speed, quiet).nan_to_num(0.0)
     return torch.minimum(torch.maximum(guess, 1e3 * smallest_step(t)), span)
 
 
 def smallest_step(t: Tensor) -> Tensor:
     """Steps shorter than this move the time by too few floating-point spacings to mean anything."""
     return 16 * torch.finfo(t.dtype).eps * t.abs().clamp_min(1e-30)
+
+
+def fastest_rate(rhs: Rhs, t: Tensor, x: Tensor, slope: Tensor, scales: Tensor) -> Tensor:
+    """An estimate of the largest |eigenvalue| of ∂f/∂x, `(row,)`: two steps of the power method by differences.
+
+    The first direction moves every state, each by another part of its scale, so that it has a part in every mode.
+    """
+    parts = 0.5 + (torch.arange(x.shape[-1], dtype=x.dtype, device=x.device) * GOLDEN).frac()
+    direction = parts.expand_as(x)
+    size = torch.zeros_like(t)
+    for _ in range(2):
+        probe = PROBE * scales * direction / direction.norm(dim=-1, keepdim=True)
+        change = (rhs(t, x + probe) - slope) / scales
+        size = change.norm(dim=-1) / PROBE
+        direction = torch.where(size.unsqueeze(-1) > 0, change, direction)
+    return size.nan_to_num(0.0, 0.0)

@@ -56,6 +56,8 @@ class Path(NamedTuple):
 
     def state(self, theta: Tensor) -> Tensor:
         """States at the fractions `theta`, `(row, state)`."""
+        if bool((theta >= 1).all()):
+            return self.end
         inner = self.method.interpolate(theta, self.x, self.end, self.h, self.stages)
         return torch.where((theta >= 1).unsqueeze(-1), self.end, inner)
 
@@ -87,21 +89,27 @@ class Crossing(NamedTuple):
 def first_crossing(path: Path, arriving: Tensor) -> Crossing:
     """Finds the first change of a mode along each step, to within the spacing of floating-point times.
 
-    Steps that are `arriving` where the clock says that something changes need no search when only their end differs.
+    Steps that are `arriving` where the clock says that something changes need no search where only their end differs.
     """
     modes = path.rhs.modes
     assert modes is not None
     low, high = torch.zeros_like(path.t), torch.ones_like(path.t)
     found = torch.zeros_like(path.t, dtype=torch.bool)
-    for theta in SAMPLES:
+    # What time alone changes is changed between two looks only where the clock has been asked.
+    for theta in SAMPLES[-1:] if bool(path.discrete.timed.all()) else SAMPLES:
         at = torch.full_like(path.t, theta)
         changed = (path.modes(at) != modes).any(-1)
         high = torch.where(changed & ~found, at, high)
         found |= changed
         low = torch.where(found, low, at)
-    search = (found & ~(arriving & (high == 1.0) & (low == SAMPLES[-2]))).nonzero().squeeze(1)
-    if len(search):
-        high = high.index_put((search,), _refined(path.select(search), low[search], high[search]))
+    search = found
+    if bool((found & arriving).any()):
+        late = found & arriving & (path.modes(1 - 4 * _finest(path)) == modes).all(-1)
+        search = found & ~late
+        high = torch.where(late, 1.0, high)
+    rows = search.nonzero().squeeze(1)
+    if len(rows):
+        high = high.index_put((rows,), _refined(path.select(rows), low[rows], high[rows]))
     return Crossing(found, high)
 
 
@@ -112,7 +120,7 @@ def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:
     """
     modes = path.rhs.modes
     assert modes is not None
-    finest = 2 * torch.finfo(low.dtype).eps * torch.maximum(torch.ones_like(low), path.t.abs() / path.h)
+    finest = _finest(path)
     changed = path.modes(high) != modes
     level = _levels(path, modes, path.modes(high))
     below, above = path.surfaces(low) - level, path.surfaces(high) - level
@@ -123,7 +131,8 @@ def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:
         if iteration % 3 < 2:
             share = below / (below - above)
             aimed = torch.where(changed & share.isfinite(), share, torch.inf).amin(-1)
-            nudge = finest if iteration % 3 == 0 else -finest
+            # Ever larger, for roots that rounding has displaced.
+            nudge = finest * 2.0 ** (iteration // 3) * (1 if iteration % 3 == 0 else -1)
             guess = low + aimed.clamp(0, 1) * (high - low) + nudge
             middle = torch.where(aimed.isfinite() & (guess > low) & (guess < high), guess, middle)
         now = path.modes(middle)
@@ -137,6 +146,11 @@ def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:
         above = torch.where(differs[:, None], surfaces - level, above)
         below = torch.where(differs[:, None], below, surfaces - level)
     return high
+
+
+def _finest(path: Path) -> Tensor:
+    """Fractions of a step that differ by less are the same moment, `(row,)`."""
+    return 2 * torch.finfo(path.t.dtype).eps * torch.maximum(torch.ones_like(path.t), path.t.abs() / path.h)
 
 
 def _levels(path: Path, before: Tensor, after: Tensor) -> Tensor:

@@ -123,17 +123,17 @@ class History:
             # A step that begins where the past begins looks into it; one that ends there does not yet.
             inside = since >= self._start[subject] - ROUNDING * (1 + since.abs())
             then = torch.where(inside, t - lag, torch.maximum(t - lag, self._start[subject]))
-            state = self._state(subject, since, then, t, x, inside)
+            state = torch.where((lag <= 0).unsqueeze(-1), x, self._state(subject, since, then, inside))
             nested = self._discrete.nested[index]
             before = self._values(subject, since, then, state, p, index) if nested else held
             found.append(self._discrete.past(index, then, state, p, before))
         return torch.stack(found, dim=-1) if found else x[..., :0]
 
-    def _state(self, subject: Tensor, begin: Tensor, then: Tensor, t: Tensor, x: Tensor, inside: Tensor) -> Tensor:
+    def _state(self, subject: Tensor, begin: Tensor, then: Tensor, inside: Tensor) -> Tensor:
         """The state at `then`; right of a jump from `begin` on, left of it where `then` arrives at one."""
         moment = then.detach()
-        result = torch.where((moment >= t.detach()).unsqueeze(-1), x, self._initial[subject])
-        past = (moment < t.detach()) & (inside | (moment > self._start[subject])) & (self._count[subject] > 0)
+        result = self._initial[subject]
+        past = (inside | (moment > self._start[subject])) & (self._count[subject] > 0)
         if not bool(past.any()):
             return result
         slack = ROUNDING * (1 + moment.abs())

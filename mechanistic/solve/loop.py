@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mechanistic.schedule import Stops
 from mechanistic.solve.clocks import Clocks, Trial
-from mechanistic.solve.control import factor, first_step, judge, smallest_step
+from mechanistic.solve.control import factor, fastest_rate, first_step, judge, smallest_step
 from mechanistic.solve.gradient import Record, read_out
 from mechanistic.solve.method import AbstractMethod, Rhs
 from mechanistic.solve.problem import Outcome, Problem, Statistics, Status
@@ -14,6 +14,13 @@ from mechanistic.solve.switching import Switching
 STIFF_STEPS = 15
 STIFF_BOUND = 3.25
 """Steps at the border of stability after which a system counts as stiff (Hairer & Wanner, Solving ODEs II, IV.2)."""
+
+FAR_BEYOND = 10
+"""Multiple of the border beyond which one step is enough: only modes that are at rest let such a step pass. They do not
+show in its error, and would blow up in its derivative."""
+
+PROBED = 8
+"""Every so many steps these modes are looked for."""
 
 
 def solve_by_steps(method: AbstractMethod, problem: Problem) -> Outcome:
@@ -110,7 +117,8 @@ class _Run:
         """A fresh slope for rows whose right-hand side has changed, and a fresh step size for those that `jumped`."""
         slope = self._rhs(clocks)(clocks.t, clocks.x)
         span = (clocks.times[:, -1] - clocks.t).clamp_min(0)
-        guess = first_step(clocks.t, clocks.x, slope, self.scales, self.problem.tolerance, span)
+        quiet = torch.where(clocks.h > 0, torch.minimum(clocks.h, span), 1e-6 * span)
+        guess = first_step(clocks.t, clocks.x, slope, self.scales, self.problem.tolerance, span, quiet)
         return clocks._replace(
             first=torch.where(rows.unsqueeze(-1), slope, clocks.first),
             h=torch.where(jumped, guess, clocks.h),
@@ -136,9 +144,14 @@ class _Run:
         first = clocks.first if method.reuses_last else None
         rhs = self._rhs(clocks)
         step = method.step(rhs, clocks.t, clocks.x, size, first)
+        if step.stiffness is not None and self.attempts % PROBED == 0:
+            rate = fastest_rate(rhs, clocks.t, clocks.x, step.stages[0], self.scales)
+            step = step._replace(stiffness=torch.maximum(step.stiffness, size * rate))
         verdict = judge(clocks.x, step.x, step.error, self.scales, self.floor, clocks.undershoots, tolerance)
         never = torch.zeros_like(active)
-        trial = Trial(size, arriving, step, verdict, verdict.accepted & active, torch.ones_like(size), never, never)
+        trial = Trial(
+            target, size, arriving, step, verdict, verdict.accepted & active, torch.ones_like(size), never, never
+        )
         return trial if self.switching is None else self.switching.crossing(clocks, rhs, trial)
 
     def _attempt(self, clocks: Clocks, active: Tensor, node_of_stop: Tensor) -> Clocks:
@@ -223,4 +236,5 @@ def _count_stiff(count: Tensor, stiffness: Tensor | None, accepted: Tensor) -> T
     if stiffness is None:
         return count
     change = torch.where(stiffness > STIFF_BOUND, 1, -1)
+    change = torch.where(stiffness > FAR_BEYOND * STIFF_BOUND, STIFF_STEPS, change)
     return (count + change * accepted).clamp_min(0)

@@ -35,7 +35,7 @@ class Status(IntEnum):
             Status.EVENTS: "events or conditions follow each other here without end, or the delay of one is negative or"
             " undefined",
             Status.INCONSISTENT: "no state was found that satisfies the algebraic equations and fast reactions; give"
-            " other initial values",
+            " other initial values, and no fast reaction that is switched off",
         }[self]
 
 

@@ -120,7 +120,11 @@ class Rodas5P(AbstractMethod):
         jacobian, slope = rhs.linearise(t, x)
         mass = rhs.field.mass
         unit = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) if mass is None else mass
-        factors, pivots, _ = torch.linalg.lu_factor_ex(unit / (GAMMA * size.unsqueeze(-1)) - jacobian)
+        matrix = unit / (GAMMA * size.unsqueeze(-1)) - jacobian
+        if mass is not None:
+            # An equation in which nothing has any effect now leaves its state as it is.
+            matrix = matrix + torch.diag_embed((matrix == 0).all(-1).to(x))
+        factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
         start = rhs(t, x) if first is None else first
         stages: list[Tensor] = []
         argument = x

@@ -131,8 +131,9 @@ class Switching:
         rhs = self.rhs(mine, None if inputs is None else inputs[rows])
         short = trial.theta[rows] < 1
         arriving = trial.arriving[rows] & ~short
-        target = self.target(mine)
+        target = trial.target[rows]
         if self.graph:
+            target = self.target(mine)
             h = torch.where(arriving, target - mine.t, trial.h[rows])
             path = Path.of(self._method, rhs, mine.t, h, mine.x, self._method.step(rhs, mine.t, mine.x, h))
             theta = self._differentiable(path, trial.theta[rows], trial.crossing[rows] & ~arriving)

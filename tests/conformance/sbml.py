@@ -42,11 +42,12 @@ def simulate_case(case: Case) -> dict[str, list[float]]:
         UnsupportedSBML: when the model, or a variable of it, is not supported.
         ModelError: when the model can be read and not be computed.
     """
+    from mechanistic.errors import UnsupportedSBML
     from mechanistic.model import State
     from mechanistic.sbml import read_sbml
     from mechanistic.simulate import simulate
     from mechanistic.solve.auto import Auto
-    from mechanistic.solve.problem import Tolerance
+    from mechanistic.solve.problem import Status, Tolerance
     from mechanistic.solve.rodas5p import Rodas5P
     from mechanistic.solve.tsit5 import Tsit5
 
@@ -57,7 +58,10 @@ def simulate_case(case: Case) -> dict[str, list[float]]:
     solver = Auto(Tsit5(max_steps=20_000), Rodas5P(max_steps=200_000))
     tolerance = Tolerance(min(1e-8, case.relative * 1e-4), 1e-12)
     shown = replace(model, states=states, observables=wanted)
-    solution = simulate(shown, case.times(), solver=solver, tolerance=tolerance).check()
+    solution = simulate(shown, case.times(), solver=solver, tolerance=tolerance)
+    if int(solution.status) == Status.INCONSISTENT:
+        raise UnsupportedSBML("the model cannot be simulated:", [Status.INCONSISTENT.advice])
+    solution.check()
     columns = solution.observe().T.tolist()
     return dict(zip(case.variables, columns, strict=True))
 

@@ -21,6 +21,10 @@ MOMENTS = (0.0719, 0.2319, 0.3719, 0.5519, 0.7319, 0.9719)
 """Output times as shares of the duration: none of them is the round time of an event, where outputs jump."""
 
 
+def labels(row: dict) -> list[str]:
+    return row["tags"] + row["components"]
+
+
 def chosen() -> Iterator[dict]:
     """Event cases in turn by tag, so that every tag is seen as early as possible."""
     index = shared_folder() / INDEX
@@ -30,8 +34,8 @@ def chosen() -> Iterator[dict]:
     rows = [row for row in rows if any("Event" in tag for tag in row["components"]) and not row["packages"]]
     count: dict[str, int] = {}
     for _ in range(min(CASES, len(rows))):
-        rarest = min(rows, key=lambda row: (min(count.get(tag, 0) for tag in row["tags"] + row["components"]), row["id"]))
-        for tag in rarest["tags"] + rarest["components"]:
+        rarest = min(rows, key=lambda row: (min(count.get(tag, 0) for tag in labels(row)), row["id"]))
+        for tag in labels(rarest):
             count[tag] = count.get(tag, 0) + 1
         rows.remove(rarest)
         yield rarest
@@ -79,6 +83,6 @@ def test_outputs_after_events_have_exact_gradients(row: dict) -> None:
 def test_there_are_enough_cases() -> None:
     shared_file(INDEX)
     rows = list(chosen())
-    tags = {tag for row in rows for tag in row["tags"] + row["components"] if "Event" in tag}
+    tags = {tag for row in rows for tag in labels(row) if "Event" in tag}
     assert len(rows) >= 60
     assert len(tags) >= 8

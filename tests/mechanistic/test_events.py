@@ -285,14 +285,13 @@ def test_gradients_pass_through_delays(solver) -> None:
 
 def test_a_delay_in_an_observable_and_in_a_trigger() -> None:
     x = S("x")
-    model = KineticModel(
-        "seen", (State("x", 1), free("seen")), (Parameter("k", 0.5),), (Reaction("loss", "x ->", S("k") * x),),
-        observables={"before": delay(x, 1)}, events=(Event("late", delay(x, 1) < sympy.Rational(1, 2), {"seen": time}),),
-    )  # fmt: skip
+    late = Event("late", delay(x, 1) < sympy.Rational(1, 2), {"seen": time})
+    states, loss = (State("x", 1), free("seen")), Reaction("loss", "x ->", S("k") * x)
+    seen = {"before": delay(x, 1)}
+    model = KineticModel("seen", states, (Parameter("k", 0.5),), (loss,), observables=seen, events=(late,))
     solution = simulate(model, [0.5, 2.0, 4.0], tolerance=TIGHT)
-    torch.testing.assert_close(
-        solution.observe()[:, 0], torch.tensor([1.0, math.exp(-0.5), math.exp(-1.5)], dtype=torch.float64), rtol=1e-9, atol=0
-    )
+    expected = torch.tensor([1.0, math.exp(-0.5), math.exp(-1.5)], dtype=torch.float64)
+    torch.testing.assert_close(solution.observe()[:, 0], expected, rtol=1e-9, atol=0)
     assert float(solution.states[-1, 1]) == pytest.approx(1 + math.log(2) / 0.5, rel=1e-9)
 
 

@@ -1,5 +1,6 @@
 """Gradients of a likelihood against central differences: everything that a simulation depends on, for every method."""
 
+import math
 from collections.abc import Callable
 from typing import Any, cast, final
 
@@ -351,3 +352,15 @@ def test_a_hill_exponent_and_a_state_at_zero_give_finite_gradients() -> None:
             return likelihood(out.states, out.field.scales)
 
         agrees(value, {"parameters": torch.tensor([1.0, 2.5], dtype=torch.float64)})
+
+
+def test_stiff_modes_at_rest_do_not_blow_up_in_a_gradient():
+    """y' = -1e6 y from rest lets an explicit method take any step, whose derivative is that of a polynomial."""
+    fast, x = State("y", 0, nonnegative=False), State("x", 1)
+    rates = {"y": -1_000_000 * mech.symbol("y"), "x": -mech.symbol("x")}
+    model = KineticModel("rest", (fast, x), rates=rates)
+    start = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    solution = simulate(model, [2.0], initial=start)
+    (slope,) = torch.autograd.grad(solution.states.sum(), start)
+    torch.testing.assert_close(slope, torch.tensor([0.0, math.exp(-2)], dtype=torch.float64), rtol=1e-5, atol=1e-12)
+    assert solution.methods[int(solution.method)] == "Rodas5P"
