@@ -1,6 +1,7 @@
 """Events, modes and delays of a kinetic model, compiled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import cast, final
 
 import sympy
@@ -8,20 +9,31 @@ import torch
 from sympy import Basic, Expr
 from torch import Tensor, nn
 
-from mechanistic.compile.families import Expressions, Layout, Tables, assignment_layers
+from mechanistic.compile.families import Expressions, Layout, Tables, assignment_columns, assignment_layers
 from mechanistic.compile.switches import HeldSymbol, Switches
 from mechanistic.field import AbstractDiscrete
 from mechanistic.model import KineticModel
 
 
+def needed(assignments: Mapping[str, Expr], expressions: Iterable[Basic]) -> dict[str, Expr]:
+    """The assignments that some expressions use, directly or through others."""
+    found: set[str] = set()
+    pending = list(expressions)
+    while pending:
+        names = {atom.name for atom in pending.pop().free_symbols if atom.name in assignments}
+        pending += [assignments[name] for name in names - found]
+        found |= names
+    return {name: value for name, value in assignments.items() if name in found}
+
+
 @final
 class Assignments(nn.Module):
-    """Assignments evaluated layer by layer."""
+    """Assignments evaluated layer by layer; `assignment_columns` tells their columns."""
 
     def __init__(self, assignments: Mapping[str, Expr], layout: Layout, moving: frozenset[str] = frozenset()) -> None:
         super().__init__()
-        layers = ([assignments[name] for name in layer] for layer in assignment_layers(assignments))
-        self.layers = nn.ModuleList(Expressions(layer, layout, moving) for layer in layers)
+        layers = assignment_layers(assignments)
+        self.layers = nn.ModuleList(Expressions([assignments[n] for n in layer], layout, moving) for layer in layers)
 
     def forward(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None) -> Tables:
         """The tables with the assignments filled in."""
@@ -40,7 +52,11 @@ class Discrete(AbstractDiscrete):
         events = model.events
         self.modes, self.delays, self.events = len(switches.modes), len(switches.lags), len(events)
         self.nested = tuple(any(isinstance(s, HeldSymbol) for s in past.free_symbols) for past in switches.past)
-        self._assignments = Assignments(switches.assignments, layout)
+        used = [mode.value for mode in switches.modes] + [mode.surface for mode in switches.modes]
+        used += [switches.undelayed(part) for event in events for part in event.expressions().values()]
+        assignments = needed(switches.assignments, used)
+        layout = replace(layout, assignments=assignment_columns(assignments))
+        self._assignments = Assignments(assignments, layout)
 
         def compiled(expressions: Sequence[Basic]) -> Expressions:
             return Expressions([switches.undelayed(expression) for expression in expressions], layout)

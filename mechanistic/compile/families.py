@@ -192,6 +192,11 @@ def assignment_layers(assignments: Mapping[str, sympy.Expr]) -> list[list[str]]:
     return layers
 
 
+def assignment_columns(assignments: Mapping[str, sympy.Expr]) -> dict[str, int]:
+    """Assignment name to its column where layers are evaluated one after the other."""
+    return {name: i for i, name in enumerate(name for layer in assignment_layers(assignments) for name in layer)}
+
+
 def moving_assignments(assignments: Mapping[str, sympy.Expr], parameters: Iterable[str]) -> frozenset[str]:
     """Assignments that depend on the state or on time, directly or through others."""
     still = {symbol(name) for name in parameters}

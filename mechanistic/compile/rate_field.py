@@ -1,6 +1,7 @@
 """A kinetic model compiled to batched tensors with an analytic sparse Jacobian."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast, final
 
 import sympy
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mechanistic.compile.balance import Balance
-from mechanistic.compile.discrete import Assignments, Discrete
-from mechanistic.compile.families import Expressions, Layout, Tables, assignment_layers, moving_assignments
+from mechanistic.compile.discrete import Assignments, Discrete, needed
+from mechanistic.compile.families import Expressions, Layout, Tables, assignment_columns, moving_assignments
 from mechanistic.compile.switches import Switches
 from mechanistic.conservation import conserved_totals
 from mechanistic.field import AbstractVectorField, Constraints, Linearisation
@@ -37,25 +38,26 @@ class RateField(AbstractVectorField):
         self.observable_names = tuple(model.observables)
         switches = Switches(model)
         locked = {name: switches.locked(value) for name, value in model.assignments.items()}
-        layers = assignment_layers(locked)
-        order = [name for layer in layers for name in layer]
-        states, parameters, assignments = (
-            {name: i for i, name in enumerate(names)} for names in (self.state_names, self.parameter_names, order)
-        )
-        self._layout = Layout(states, parameters, assignments, switches.columns)
-        moving = moving_assignments(locked, self.parameter_names)
-        self._assignments = Assignments(locked, self._layout, moving)
         written = (*(r.rate for r in model.reactions), *model.rates.values(), *model.algebraic.values())
         laws = [switches.locked(law) for law in written]
-        self._laws = Expressions(laws, self._layout, moving)
+        used = needed(locked, laws)
+        states, parameters = (
+            {name: i for i, name in enumerate(names)} for names in (self.state_names, self.parameter_names)
+        )
+        layout = Layout(states, parameters, assignment_columns(used), switches.columns)
+        moving = moving_assignments(locked, self.parameter_names)
+        self._assignments = Assignments(used, layout, moving)
+        self._laws = Expressions(laws, layout, moving)
         seen = [switches.undelayed(value) for value in model.observables.values()]
-        self._observables = Expressions(seen, self._layout, moving)
-        self._initial = Expressions([_at_start(model, state.initial) for state in model.states], self._layout)
+        self._layout = replace(layout, assignments=assignment_columns(locked))
+        self._everything = Assignments(locked, self._layout)
+        self._observables = Expressions(seen, self._layout)
+        self._initial = Expressions([_at_start(model, state.initial) for state in model.states], layout)
         self._parts = [*cast(list[Expressions], list(self._assignments.layers)), self._laws]
         balance = Balance.of(model)
-        self._chain = _Chain(self._parts, self._layout, balance.net)
+        self._chain = _Chain(self._parts, layout, balance.net)
         discrete = switches.count or model.events or balance.mass is not None
-        self._discrete = Discrete(model, switches, self._layout) if discrete else None
+        self._discrete = Discrete(model, switches, layout) if discrete else None
         self._buffers_of(model, balance)
 
     def _buffers_of(self, model: KineticModel, balance: Balance) -> None:
@@ -92,10 +94,10 @@ class RateField(AbstractVectorField):
     def assignments(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
         """Values of the assignments, `(*batch, assignment)`, in the model's order; arguments as for `forward`."""
         order = [self._layout.assignments[name] for name in self.model.assignments]
-        return self._tables(t, x, p, held).assignments[..., order]
+        return cast(Tables, self._everything(t, x, p, self._held(t, x, p, held))).assignments[..., order]
 
     def observe(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
-        return cast(Tensor, self._observables(self._tables(t, x, p, held)))
+        return cast(Tensor, self._observables(self._everything(t, x, p, self._held(t, x, p, held))))
 
     def initial(self, p: Tensor) -> Tensor:
         states = p.new_zeros((*p.shape[:-1], len(self.state_names)))
@@ -120,9 +122,10 @@ class RateField(AbstractVectorField):
         return f"RateField({self.model.name!r}: {len(self._laws)} rate laws in {families} families)"
 
     def _tables(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None) -> Tables:
-        if self._discrete is not None:
-            held = self._discrete.complete(t, x, p, held)
-        return cast(Tables, self._assignments(t, x, p, held))
+        return cast(Tables, self._assignments(t, x, p, self._held(t, x, p, held)))
+
+    def _held(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None) -> Tensor | None:
+        return held if self._discrete is None else self._discrete.complete(t, x, p, held)
 
 
 @final

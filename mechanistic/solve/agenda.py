@@ -159,9 +159,11 @@ class Agenda:
         event = self._event[slot]
         done = torch.zeros_like(self._due, dtype=torch.bool)
         done[now.subject, slot] = True
-        stored = self._values[now.subject, slot]
-        fresh = self._discrete.assigned(now.t, now.x, now.p, now.held)
-        values = torch.where(self._discrete.values_at_trigger[event][:, None], stored, fresh)
+        values = self._values[now.subject, slot]
+        at_trigger = self._discrete.values_at_trigger[event][:, None]
+        if not bool(at_trigger.all()):
+            fresh = self._discrete.assigned(now.t, now.x, now.p, now.held)
+            values = torch.where(at_trigger, values, fresh)
         self._due = torch.where(done, torch.inf, self._due)
         source = self._slots[event]
         if not values.shape[-1]:

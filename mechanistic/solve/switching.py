@@ -90,7 +90,14 @@ class Switching:
         """When time alone next changes a mode, `(row,)`."""
         held = torch.cat([self._delayed(clocks), clocks.modes], dim=-1)
         clock = self._discrete.clock(clocks.t, clocks.x, clocks.parameters, held)
-        return torch.where(clock > clocks.t[:, None], clock, torch.inf).nan_to_num(torch.inf).amin(-1)
+        alarm = torch.where(clock > clocks.t[:, None], clock, torch.inf).nan_to_num(torch.inf).amin(-1)
+        with torch.no_grad():
+            # Where the condition is strict, or rounding has moved the moment, it holds a little later.
+            at = torch.where(alarm.isfinite(), alarm, clocks.t)
+            modes = self._discrete.mode(at, clocks.x, clocks.parameters, held[:, : self._discrete.delays])
+            early = ((modes == clocks.modes) | ~self._discrete.timed).all(-1)
+            spacing = 2 * torch.finfo(at.dtype).eps * at.abs()
+        return torch.where(early, alarm + spacing, alarm)
 
     def bound(self, clocks: Clocks, h: Tensor) -> Tensor:
         """Step sizes that do not reach beyond the shortest lag, `(row,)`."""
