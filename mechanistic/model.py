@@ -69,9 +69,17 @@ def condition(statement: Any) -> Boolean:
     """`statement` as a sympy truth value over canonical symbols; see `canonical`.
 
     Raises:
-        TypeError: for text and numbers.
+        TypeError: for text and numbers, and for a truth value of Python, which `==` between expressions makes.
     """
-    converted = None if isinstance(statement, str) else sympy.sympify(statement, strict=True)
+    if isinstance(statement, bool):
+        raise TypeError(
+            f"expected a condition such as `symbol('x') > 1`; got {statement}, which never changes "
+            "(`==` compares expressions as they are written: write `sympy.Eq(a, b)`)"
+        )
+    try:
+        converted = None if isinstance(statement, str) else sympy.sympify(statement, strict=True)
+    except sympy.SympifyError:
+        converted = None
     if not isinstance(converted, Boolean) or isinstance(converted, Symbol):
         raise TypeError(f"expected a condition such as `symbol('x') > 1`; got {statement!r}")
     return converted.xreplace(_strangers(converted))
@@ -92,6 +100,10 @@ class delay(Function):  # noqa: N801 - sympy's functions are lower-case classes
 
     nargs = 2
     is_real = True
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Expr:
+        """A text would be taken for code by sympy; it is refused with a TypeError, as everywhere."""
+        return super().__new__(cls, *(canonical(a) if isinstance(a, str) else a for a in arguments), **options)
 
     @classmethod
     def eval(cls, expression: Expr, lag: Expr) -> Expr | None:
@@ -271,6 +283,11 @@ class Event:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trigger", condition(self.trigger))
+        if not isinstance(self.assignments, Mapping) or not all(isinstance(name, str) for name in self.assignments):
+            raise TypeError(
+                f"event `{self.name}`: expected the new values by the name of their state, such as {{'A': 0}}; "
+                f"got {self.assignments!r}"
+            )
         assignments = FrozenMap({name: canonical(value) for name, value in self.assignments.items()})
         object.__setattr__(self, "assignments", assignments)
         object.__setattr__(self, "delay", canonical(self.delay))
@@ -532,7 +549,8 @@ def _name_problems(model: KineticModel) -> list[str]:
     problems = [f"`{name}` names more than one quantity" for name in sorted(_doubled(quantities))]
     problems += [f"`{name}` names more than one reaction" for name in sorted(_doubled(model.reaction_names))]
     problems += [f"`{name}` names more than one event" for name in sorted(_doubled(e.name for e in model.events))]
-    problems += [f"observable `{n}` has the name of a quantity" for n in model.observables if n in set(quantities)]
+    taken = set(quantities)
+    problems += [f"observable `{n}` has the name of a quantity" for n in model.observables if n in taken]
     problems += [f"{name!r} is not a name" for name in quantities if not name.strip()]
     return problems
 

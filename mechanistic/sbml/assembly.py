@@ -211,10 +211,14 @@ class Assembly:
         needed += [(f"algebraic rule for `{i}`", value) for i, value in self._gathered.equations.items()]
         needed += [(f"reaction `{r.name}`", e) for r in self._gathered.reactions for e in (r.law, *r.changes)]
         needed += [(f"event `{event.name}`", e) for event in self._gathered.events for e in event.expressions()]
-        for quantity in self._quantities:
-            if quantity.name not in self._unset:
-                continue
-            users = list(dict.fromkeys(place for place, e in needed if quantity.symbol in e.free_symbols))
+        unset = [q for q in self._quantities if q.name in self._unset]
+        wanted = {q.symbol for q in unset}
+        places: dict[Basic, dict[str, None]] = {}
+        for place, expression in needed if unset else ():
+            for atom in expression.free_symbols & wanted:
+                places.setdefault(atom, {})[place] = None
+        for quantity in unset:
+            users = places.get(quantity.symbol, {})
             infinite = not math.isnan(self._declared.endless.get(quantity.id, math.nan))
             if quantity.name in moving:
                 problem = "its initial value is infinite" if infinite else "it has no initial value; give it one"

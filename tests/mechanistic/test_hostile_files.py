@@ -118,6 +118,13 @@ REFUSED = {
         lambda: wrapped("b", *(function(f"f{i}", "x", call(f"f{i - 1}", "x") if i else "x") for i in range(10_000))),
         "depend on each other",
     ),
+    "three thousand rules over values that are missing": (
+        lambda: sbml(
+            listed("Parameters", *(parameter(f"{n}{i}", constant=n == "p") for i in range(3_000) for n in "pq")),
+            listed("Rules", *(assigned(f"q{i}", apply("times", "2", f"p{i}")) for i in range(3_000))),
+        ),
+        "`p0`: no value",
+    ),
     "initial values in a circle": (lambda: cycle(100, initially, True), "circular|cycle"),
     "rules in a circle": (lambda: cycle(100, assigned, False), "circular|cycle"),
     "functions that call each other": (

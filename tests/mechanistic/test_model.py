@@ -13,12 +13,14 @@ from sympy import Function, Piecewise, Rational, symbols
 
 from mechanistic.errors import ModelError
 from mechanistic.model import (
+    Event,
     FrozenMap,
     KineticModel,
     Parameter,
     Reaction,
     State,
     canonical,
+    delay,
     format_equation,
     parse_equation,
     symbol,
@@ -160,6 +162,25 @@ def test_decimal_coefficients_are_the_fractions_they_mean():
     reaction = Reaction("r", {"A": -0.1, "B": 1.5, "C": 0}, k)
     assert reaction.stoichiometry == {"A": Rational(-1, 10), "B": Rational(3, 2)}
     assert reaction.equation == "1/10 A -> 3/2 B"
+
+
+@pytest.mark.parametrize("trigger", ["A > 3", 1, A, None, A == 3, True])
+def test_a_trigger_is_a_condition(trigger):
+    with pytest.raises(TypeError, match="expected a condition such as"):
+        Event("e", trigger, {"A": 0})
+
+
+@pytest.mark.parametrize("assignments", [["A"], A, {A: 0}])
+def test_new_values_go_by_the_names_of_states(assignments):
+    with pytest.raises(TypeError, match="event `e`: expected the new values by the name of their state"):
+        Event("e", A > 3, assignments)
+
+
+def test_the_past_of_a_text_is_refused():
+    with pytest.raises(TypeError, match="'A' is text"):
+        delay("A", 1)
+    with pytest.raises(TypeError, match="'1' is text"):
+        delay(A, "1")
 
 
 def test_derivatives_are_stoichiometry_times_rates_plus_rules():
