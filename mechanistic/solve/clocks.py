@@ -31,6 +31,7 @@ class Clocks(NamedTuple):
     stop: Tensor
     inputs: Tensor
     modes: Tensor
+    shadow: Tensor
 
     def select(self, rows: Tensor) -> "Clocks":
         """Some of the rows."""
@@ -57,6 +58,7 @@ class Trial(NamedTuple):
         theta: the fraction of it that is taken: less than 1 where it crosses a surface.
         crossing: whether it ends at a crossing.
         again: whether it is tried again, ending soon after the crossing that it has found.
+        shadow: the shadows at its end.
     """
 
     target: Tensor
@@ -68,3 +70,4 @@ class Trial(NamedTuple):
     theta: Tensor
     crossing: Tensor
     again: Tensor
+    shadow: Tensor

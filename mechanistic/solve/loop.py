@@ -9,6 +9,7 @@ from mechanistic.solve.control import factor, fastest_rate, first_step, judge, s
 from mechanistic.solve.gradient import Record, read_out
 from mechanistic.solve.method import AbstractMethod, Rhs
 from mechanistic.solve.problem import Outcome, Problem, Statistics, Status
+from mechanistic.solve.shadow import cast_shadow, follow, judge_both, step_both, wants_gradient
 from mechanistic.solve.switching import Switching
 
 STIFF_STEPS = 15
@@ -26,9 +27,10 @@ PROBED = 8
 def solve_by_steps(method: AbstractMethod, problem: Problem) -> Outcome:
     """Solves a problem with a one-step method; see `AbstractSolver.solve`."""
     discrete = problem.field.discrete
-    switching = None if discrete is None else Switching(method, problem, discrete)
-    with torch.set_grad_enabled(switching is not None and switching.graph):
-        run = _Run(method, problem, switching)
+    differentiated = wants_gradient(problem)
+    switching = None if discrete is None else Switching(method, problem, discrete, differentiated)
+    with torch.set_grad_enabled(switching is not None and differentiated):
+        run = _Run(method, problem, switching, differentiated)
         record, clocks = run.advance()
         outputs = None if switching is None else switching.read_end(clocks)
     if outputs is None:
@@ -49,7 +51,7 @@ def solve_by_steps(method: AbstractMethod, problem: Problem) -> Outcome:
 class _Run:
     """One pass over a batch: without gradients for a smooth system, whose steps are recorded instead."""
 
-    def __init__(self, method: AbstractMethod, problem: Problem, switching: Switching | None) -> None:
+    def __init__(self, method: AbstractMethod, problem: Problem, switching: Switching | None, shadowed: bool) -> None:
         self.method = method
         self.problem = problem if switching is not None else _detached(problem)
         self.switching = switching
@@ -58,6 +60,7 @@ class _Run:
         self.floor = torch.where(nonnegative, -problem.tolerance.atol * self.scales, -torch.inf)
         self.attempts = 0
         self.stops = self.problem.stops
+        self.shadowed = shadowed
         self.has_inputs = bool((self.stops.rates != 0).any())
         # Where a dose time carries a gradient, doses at one time keep a stop each, and each has to be stepped over.
         self.stepwise = problem.stops.times.requires_grad
@@ -94,14 +97,14 @@ class _Run:
         clocks = Clocks(
             torch.arange(len(t), device=t.device), t, x, zero, torch.zeros_like(x), segment, none, zero + 1.0, none,
             none, none, none, none, self.problem.parameters, times, jumps, rates, t, torch.zeros_like(x),
-            x.new_zeros(len(x), modes),
+            x.new_zeros(len(x), modes), torch.zeros_like(x),
         )  # fmt: skip
         everyone = torch.ones_like(t, dtype=torch.bool)
         if self.switching is not None:
             self.switching.read_start(clocks)
         clocks = clocks._replace(x=x + (jumps * given.unsqueeze(-1)).sum(1)).enter(segment)
         if self.switching is not None:
-            clocks, _ = self.switching.settle(clocks, everyone, fresh=True)
+            clocks, _ = self.switching.settle(clocks, everyone, everyone)
         return self._restart(clocks, everyone, everyone)
 
     def _inputs(self, clocks: Clocks) -> Tensor | None:
@@ -121,6 +124,7 @@ class _Run:
         guess = first_step(clocks.t, clocks.x, slope, self.scales, self.problem.tolerance, span, quiet)
         return clocks._replace(
             first=torch.where(rows.unsqueeze(-1), slope, clocks.first),
+            shadow=torch.where(rows.unsqueeze(-1), cast_shadow(clocks.x, self.scales), clocks.shadow),
             h=torch.where(jumped, guess, clocks.h),
             error=torch.where(rows, 1.0, clocks.error),
         )
@@ -143,15 +147,21 @@ class _Run:
         size = torch.where(arriving, remaining, h)
         first = clocks.first if method.reuses_last else None
         rhs = self._rhs(clocks)
-        step = method.step(rhs, clocks.t, clocks.x, size, first)
+        pair = None
+        if self.shadowed:
+            pair = step_both(method, rhs, clocks.t, clocks.x, clocks.shadow, size)
+        step = method.step(rhs, clocks.t, clocks.x, size, first) if pair is None else pair.step
         if step.stiffness is not None and self.attempts % PROBED == 0:
             rate = fastest_rate(rhs, clocks.t, clocks.x, step.stages[0], self.scales)
             step = step._replace(stiffness=torch.maximum(step.stiffness, size * rate))
         verdict = judge(clocks.x, step.x, step.error, self.scales, self.floor, clocks.undershoots, tolerance)
+        shadow = clocks.shadow
+        if pair is not None:
+            verdict = judge_both(verdict, pair, clocks.x, shadow, self.scales, tolerance)
+            shadow = follow(step.x, pair.end, self.scales)
         never = torch.zeros_like(active)
-        trial = Trial(
-            target, size, arriving, step, verdict, verdict.accepted & active, torch.ones_like(size), never, never
-        )
+        whole, taken = torch.ones_like(size), verdict.accepted & active
+        trial = Trial(target, size, arriving, step, verdict, taken, whole, never, never, shadow)
         return trial if self.switching is None else self.switching.crossing(clocks, rhs, trial)
 
     def _attempt(self, clocks: Clocks, active: Tensor, node_of_stop: Tensor) -> Clocks:
@@ -173,6 +183,7 @@ class _Run:
             t=t,
             x=x,
             h=torch.where(trial.again, trial.theta * trial.h, following),
+            shadow=torch.where(kept, trial.shadow, clocks.shadow),
             first=clocks.first if step.last is None else torch.where(kept, step.last, clocks.first),
             nodes=clocks.nodes + accepted,
             error=torch.where(accepted, verdict.ratio, clocks.error),
@@ -192,8 +203,8 @@ class _Run:
             clocks = self._give(clocks, given, node_of_stop)
         if self.switching is None:
             return self._restart(clocks, stopped, stopped)
-        clocks, jumped = self.switching.settle(clocks, stopped)
-        return self._restart(clocks, stopped, jumped | given)
+        clocks, jumped = self.switching.settle(clocks, stopped, given)
+        return self._restart(clocks, stopped, jumped)
 
     def _give(self, clocks: Clocks, given: Tensor, node_of_stop: Tensor) -> Clocks:
         """Applies the jumps of the stops just reached and enters the next segment."""

@@ -14,6 +14,7 @@ from mechanistic.field import AbstractDiscrete
 from mechanistic.solve.agenda import Agenda, Moment, Settled
 from mechanistic.solve.clocks import Clocks, Trial
 from mechanistic.solve.consistent import Consistent, consistent
+from mechanistic.solve.control import smallest_step
 from mechanistic.solve.crossing import Crossing, Path, first_crossing
 from mechanistic.solve.history import History, Lookup
 from mechanistic.solve.method import AbstractMethod, Rhs
@@ -26,6 +27,8 @@ in the middle of a step than at its ends."""
 BEYOND = 1.02
 """How far such a step reaches, relative to where the crossing is expected."""
 
+WORTHWHILE = 10
+"""How long such a step must be, in smallest steps: a shorter one is not more accurate, and would look like a failure."""
 
 STANDSTILL = 100
 """How often conditions may change one after the other while time stands still."""
@@ -47,11 +50,9 @@ class Switching:
         graph: whether a gradient is wanted.
     """
 
-    def __init__(self, method: AbstractMethod, problem: Problem, discrete: AbstractDiscrete) -> None:
+    def __init__(self, method: AbstractMethod, problem: Problem, discrete: AbstractDiscrete, graph: bool) -> None:
         self._method, self._problem, self._discrete = method, problem, discrete
-        given = (problem.parameters, problem.initial, problem.stops.times, problem.stops.jumps, problem.stops.rates)
-        learnable = (*given, *problem.field.parameters())
-        self.graph = torch.is_grad_enabled() and any(value.requires_grad for value in learnable)
+        self.graph = graph
         subjects = len(problem.initial)
         start = problem.stops.times[:, 0].detach()
         self._agenda = Agenda(discrete, subjects, problem.initial.detach()) if discrete.events else None
@@ -114,6 +115,7 @@ class Switching:
         path = self._path(rhs.select(rows), clocks, trial, rows)
         found, theta = first_crossing(path, trial.arriving[rows])
         again = found & (theta > WELL_PLACED[0]) & (theta < WELL_PLACED[1])
+        again = again & (theta * path.h > WORTHWHILE * smallest_step(path.t))
         taken = Crossing(found & ~again, torch.where(again, BEYOND * theta, theta))
         return trial._replace(
             accepted=trial.accepted.index_put((rows,), ~again),
@@ -173,8 +175,11 @@ class Switching:
 
     # What happens there
 
-    def settle(self, clocks: Clocks, rows: Tensor, fresh: bool = False) -> tuple[Clocks, Tensor]:
-        """Clocks after the events of the `rows` that have arrived somewhere, and which of them were moved, `(row,)`."""
+    def settle(self, clocks: Clocks, rows: Tensor, given: Tensor) -> tuple[Clocks, Tensor]:
+        """Clocks after the events of the `rows` that have arrived somewhere, and which of them were moved, `(row,)`.
+
+        Some of them were `given` something there, or start there, `(row,)`.
+        """
         index = rows.nonzero().squeeze(1)
         mine = clocks.select(index)
         moment = Moment(mine.subject, mine.t, mine.x, mine.parameters, self._delayed(mine))
@@ -183,7 +188,7 @@ class Switching:
         if self._agenda is not None:
             settled = self._agenda.settle(moment._replace(x=fixed.x), self._consistent)
         mine = mine._replace(x=settled.x)
-        jumped = settled.jumped | fresh
+        jumped = settled.jumped | given[index]
         status = torch.where(settled.failed, int(Status.EVENTS), mine.status)
         status = torch.where(settled.astray | fixed.failed, int(Status.INCONSISTENT), status)
         with torch.no_grad():

@@ -364,3 +364,17 @@ def test_stiff_modes_at_rest_do_not_blow_up_in_a_gradient():
     (slope,) = torch.autograd.grad(solution.states.sum(), start)
     torch.testing.assert_close(slope, torch.tensor([0.0, math.exp(-2)], dtype=torch.float64), rtol=1e-5, atol=1e-12)
     assert solution.methods[int(solution.method)] == "Rodas5P"
+
+
+def test_a_system_at_rest_has_the_derivatives_of_its_modes():
+    """x' = k (c - x) from x = c stays there, so any step is right; d x(t) / d x(0) is exp(-k t) all the same."""
+    k, c = mech.symbol("k"), mech.symbol("c")
+    model = KineticModel(
+        "rest", (State("x", 2),), (Parameter("k", 0.7), Parameter("c", 2.0)), rates={"x": k * (c - mech.symbol("x"))}
+    )
+    for solver in (mech.Tsit5(), mech.Rodas5P()):
+        start = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+        solution = simulate(model, [5.0], initial=start, solver=solver, tolerance=Tolerance(1e-8, 1e-10))
+        (slope,) = torch.autograd.grad(solution.states.sum(), start)
+        # The error of a derivative is controlled in steps of ten times the tolerance.
+        assert float(slope) == pytest.approx(math.exp(-3.5), abs=1e-6)
