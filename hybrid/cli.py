@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import tempfile
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mechanistic.errors import KinetwinError, ListedError, nearest
+from mechanistic.errors import InvalidSBML, KinetwinError, ListedError, nearest
 from mechanistic.model import KineticModel
 from mechanistic.plots import trajectories
 from mechanistic.sbml import read_antimony, read_sbml
@@ -52,7 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kinetwin: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (KinetwinError, OSError) as error:
+    except OSError as error:
+        # Errors of files are named by their file, not by the number that the system gives them.
+        named = error.strerror is not None and error.filename is not None
+        problem = f"{error.filename}: {error.strerror}" if named else str(error)
+        print(f"kinetwin: {problem}", file=sys.stderr)
+        return ERROR
+    except KinetwinError as error:
         print(f"kinetwin: {error}", file=sys.stderr)
         return ERROR
     return status
@@ -165,6 +172,8 @@ def _simulate(options: argparse.Namespace) -> int:
     ]
     if problems:
         raise ListedError(f"these options do not fit the model `{model.name}`:", problems)
+    if not model.states and not model.observables:
+        raise ListedError(f"the model `{model.name}` cannot be simulated:", ["it has no state and no observable"])
     solution = simulate(model, request.times, request.values, request.schedule)
     solution.check()
     _show(solution.dataset(), options.output)
@@ -225,19 +234,31 @@ class _Request:
 
 
 def read_model(path: Path) -> KineticModel:
-    """The model in an SBML or Antimony file, told apart by the content: SBML is XML and so starts with `<`.
+    """The model in an SBML or Antimony file, told apart by the content: text is Antimony unless it starts with `<`.
 
     Raises:
         OSError: where the file cannot be read.
         InvalidSBML, UnsupportedSBML: where the model cannot be used; lists every reason.
     """
-    return read_sbml(path) if _is_sbml(path) else read_antimony(path)
+    if _is_sbml(path):
+        return read_sbml(path)
+    try:
+        return read_antimony(path)
+    except InvalidSBML as error:
+        hint = "text that does not begin with `<`, as SBML does, is taken for Antimony"
+        hints = [] if path.suffix.lower() in (".ant", ".txt") else [hint]
+        raise InvalidSBML(str(error).partition("\n")[0], [*error.problems, *hints]) from None
 
 
 def _is_sbml(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(256)
-    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+    try:
+        text = getincrementaldecoder("utf-8-sig")().decode(start).strip()
+    except UnicodeDecodeError:
+        # SBML may have other encodings; of what is no text at all, its reader says so.
+        return True
+    return not text or text.startswith("<") or min(text) < "\t"
 
 
 def _show(dataset: xr.Dataset, output: Path | None) -> None:

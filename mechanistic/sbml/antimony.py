@@ -29,7 +29,10 @@ def read_antimony(source: str | Path) -> KineticModel:
     try:
         antimony.clearPreviousLoads()
         if antimony.loadAntimonyString(text) < 0:
-            raise InvalidSBML(f"{title} cannot be read by antimony:", [antimony.getLastError().strip()])
+            problems = [antimony.getLastError().strip()]
+            if isinstance(source, str) and "\n" not in source.strip():
+                problems.append("if this is a path, end it in .ant or .txt, or give it as a `pathlib.Path`")
+            raise InvalidSBML(f"{title} cannot be read by antimony:", problems)
         sbml = antimony.getSBMLString(antimony.getMainModuleName())
     finally:
         antimony.clearPreviousLoads()
@@ -47,7 +50,9 @@ def _source_text(source: str | Path) -> tuple[str, str]:
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InvalidSBML(f"{title} cannot be read:", [f"the text is not UTF-8: {error}"]) from None
+            raise InvalidSBML(f"{title} cannot be read:", [f"it is no text in UTF-8: {error}"]) from None
     if len(text) > SIZE_LIMIT:
         raise InvalidSBML(f"{title} cannot be read:", [f"it is larger than {SIZE_LIMIT // 1_000_000} MB"])
+    if not text.strip():
+        raise InvalidSBML(f"{title} cannot be read:", ["it is empty"])
     return title, text

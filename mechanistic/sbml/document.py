@@ -41,6 +41,7 @@ _PLAIN_DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
 ENCODINGS = re.compile(r"utf-?8|us-ascii|utf-?16(-?[lb]e)?|iso-8859-\d+|windows-125\d", re.IGNORECASE)
 """Encodings that a file may declare; Python knows others, which are no encodings of text or take quadratic time."""
 
+_PACKED = {b"PK\x03\x04": "a zip archive (perhaps a COMBINE archive)", b"\x1f\x8b": "packed with gzip"}
 _MATHEMATICS = "http://www.w3.org/1998/Math/MathML "
 _PREFIXED = re.compile(r"<[^\s<>!?/:]+:sbml[\s>]")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
@@ -155,8 +156,10 @@ def _checked_text(source: str | Path) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _sentence(error: libsbml.SBMLError) -> str:
-    message = " ".join(error.getMessage().split())
-    return f"line {error.getLine()}: {message} (libsbml {error.getErrorId()})"
+    parts = [" ".join(part.split()) for part in error.getMessage().split("\n") if part.strip()]
+    # libsbml quotes the rule of the standard, then where it stands, and last what is wrong here.
+    after = next((i + 1 for i, part in enumerate(parts) if part.startswith("Reference:")), 0)
+    return f"line {error.getLine()}: {' '.join(parts[after:] or parts)} (libsbml {error.getErrorId()})"
 
 
 def _is_text(source: str | Path) -> bool:
@@ -184,6 +187,9 @@ def _refuse_large(title: str, size: int) -> None:
 
 def _decoded(title: str, data: bytes) -> str:
     """The text of an XML file in the encoding that it declares (UTF-8 unless it says otherwise)."""
+    for start, kind in _PACKED.items():
+        if data.startswith(start):
+            raise InvalidSBML(f"{title} cannot be read:", [f"it is {kind}; unpack it, and read the SBML file in it"])
     encoding = "utf-8-sig"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
@@ -198,7 +204,8 @@ def _decoded(title: str, data: bytes) -> str:
     try:
         return data.decode(encoding)
     except (UnicodeError, LookupError) as error:
-        raise InvalidSBML(f"{title} cannot be read:", [f"the text is not {encoding}: {error}"]) from None
+        shown = "UTF-8" if encoding == "utf-8-sig" else encoding
+        raise InvalidSBML(f"{title} cannot be read:", [f"it is no text in {shown}: {error}"]) from None
 
 
 @final
@@ -219,6 +226,10 @@ class _Scan:
         self._parser.ProcessingInstructionHandler = self._token
 
     def run(self, text: str) -> None:
+        start = text.lstrip("\ufeff \t\r\n")[:1]
+        if start != "<":
+            problem = "it is not XML, as SBML is; `read_antimony` reads Antimony" if start else "it is empty"
+            raise InvalidSBML(f"{self._title} cannot be read:", [problem])
         try:
             self._parser.Parse(text.encode("utf-8", errors="surrogatepass"), True)
         except expat.ExpatError as error:
@@ -273,5 +284,7 @@ class _Scan:
             if namespace and attribute == "required" and value.strip() in ("true", "1") and not supported:
                 self.required_packages.append(namespace)
 
-    def _doctype(self, *_: object) -> None:
+    def _doctype(self, name: str, *_: object) -> None:
+        if name.lower() == "html":
+            self._refuse("it is a web page (HTML), not SBML")
         self._refuse("a document type declaration is not allowed in SBML and is refused")

@@ -1,6 +1,6 @@
 """What a file uses of SBML, counted, and what libsbml remarks about it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -57,8 +57,23 @@ class Uses:
 
     def __str__(self) -> str:
         packages = f" with {', '.join(self.packages)}" if self.packages else ""
-        counted = ", ".join(f"{count} {construct}" for construct, count in self.counts.items())
-        return f"SBML Level {self.level} Version {self.version}{packages}: {counted or 'nothing'}"
+        return f"SBML Level {self.level} Version {self.version}{packages}: {counted(self.counts)}"
+
+
+def counted(constructs: Mapping[str, int]) -> str:
+    """How many there are of each construct, which is named in the plural: `1 event, 2 boundary species`."""
+    return ", ".join(f"{count} {_one(name) if count == 1 else name}" for name, count in constructs.items()) or "nothing"
+
+
+def _one(constructs: str) -> str:
+    """The singular of a construct, whose plural is that of its first noun in `s`."""
+    if constructs in _CALLS.values():
+        return constructs
+    noun, preposition, rest = constructs.partition(" with ")
+    for plural, single in (("species", "species"), ("ies", "y"), ("s", "")):
+        if noun.endswith(plural):
+            return f"{noun.removesuffix(plural)}{single}{preposition}{rest}"
+    return constructs
 
 
 @final

@@ -193,7 +193,8 @@ class Inference:
             sides = f"{number} is {verb} `{_short(shown)}` in {first.unit}"
             # The 1 of `1 + S/K` is a share; of any other number nothing is known.
             shared = verb == _ADDED and abs(number) == 1
-            self._note("inconsistent" if shared else "assumed", sides if shared else f"{sides}, and taken in it")
+            taken = f"{sides}, and is taken to be in {first.unit}"
+            self._note("inconsistent" if shared else "assumed", sides if shared else taken)
         return first
 
     def _compare(self, found: Inferred, wanted: Inferred, sides: Callable[[], str]) -> None:

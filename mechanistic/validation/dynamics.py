@@ -141,7 +141,8 @@ def steady_state(case: Case) -> Check:
     state, share = case.model.state_names[moving], float(shares[moving])
     numbers = {"residual at the horizon": share}
     if not share <= NEAR_SETTLED:
-        sentence = f"None by then: at the horizon `{state}` moves by {share:.2g} of itself in another horizon."
+        change = f"{share:.2g} times its size in another horizon"
+        sentence = f"None by then: at its rate at the horizon, `{state}` would change by {change}."
         return Check(name, Verdict.OPEN, sentence, numbers)
     polished = rest.newton(end)
     left = f"the simulation is within {share:.1e} of one (`{state}`)"

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from mechanistic.errors import KinetwinError, ListedError, SolveError
 from mechanistic.model import KineticModel
-from mechanistic.sbml import read_sbml
+from mechanistic.sbml import read_antimony, read_sbml
 from mechanistic.validation import agreement, dynamics, gradients, structure
 from mechanistic.validation.case import Case
 from mechanistic.validation.patience import OutOfTime, time_limit
@@ -57,22 +58,29 @@ def validate(
     check that cannot be made says why. Ctrl-C ends the checks; those done so far are returned.
 
     Args:
-        model: a model, or the path or text of an SBML file.
+        model: a model, or the path or text of an SBML or Antimony file; the path of an Antimony file ends in `.ant` or
+            `.txt`.
         source: path or text of the SBML file that `model` was read from; it is run in libRoadRunner as it stands.
-        horizon: time up to which the model is simulated; chosen from its time scales when None.
+        horizon: time up to which the model is simulated, in its unit of time; chosen from its time scales when None.
         tolerance: largest relative difference from libRoadRunner that counts as agreement.
         seconds: limit for each check.
         progress: whether to show a progress bar.
 
     Raises:
         InvalidSBML, UnsupportedSBML: when `model` is a file that cannot be read.
-        SolveError: for a horizon that is not positive and finite.
+        OSError: when there is no such file.
+        SolveError: for a horizon, a tolerance or a limit that is not a positive, finite number.
     """
-    if horizon is not None and not (0 < horizon < math.inf):
-        raise SolveError("the model cannot be validated:", [f"expected a positive, finite horizon; got {horizon}"])
+    limits = {"horizon": 1.0 if horizon is None else horizon, "tolerance": tolerance, "seconds": seconds}
+    problems = [
+        f"`{name}` is {value!r}; give a positive, finite number"
+        for name, value in limits.items()
+        if not (isinstance(value, Real) and 0 < value < math.inf)
+    ]
+    if problems:
+        raise SolveError("the model cannot be validated:", problems)
     if not isinstance(model, KineticModel):
-        source = model
-        model = read_sbml(source)
+        model, source = _read(model)
     case = Case(model, source, horizon, tolerance)
     done: list[Check] = []
     with tqdm(total=len(CHECKS), disable=not progress, unit="check", dynamic_ncols=True, leave=False) as bar:
@@ -85,6 +93,14 @@ def validate(
             done += [Check(name, Verdict.OPEN, "Interrupted.") for name, _ in CHECKS[len(done) :]]
             return Validation(model.name, tuple(done), _end(case), model.time_unit, interrupted=True)
     return Validation(model.name, tuple(done), _end(case), model.time_unit)
+
+
+def _read(source: str | Path) -> tuple[KineticModel, str | Path | None]:
+    """The model of a file or text, and the SBML that it stands in, where it does."""
+    text = str(source).strip("\ufeff \t\r\n")
+    if text.endswith((".ant", ".txt")) or ("\n" in text and not text.startswith("<")):
+        return read_antimony(source), None
+    return read_sbml(source), source
 
 
 def _bounded(name: str, check: Callable[[Case], Check], case: Case, seconds: float) -> Check:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from mechanistic.conservation import Outcome, check_positivity, conserved_totals
 from mechanistic.sbml import read_sbml, write_sbml
-from mechanistic.sbml.uses import sbml_remarks, sbml_uses
+from mechanistic.sbml.uses import counted, sbml_remarks, sbml_uses
 from mechanistic.validation.case import Case
 from mechanistic.validation.report import Check, Verdict
 
@@ -29,9 +29,7 @@ def contents(case: Case) -> Check:
         "algebraic equations": len(model.algebraic),
     }
     present = {name: count for name, count in counts.items() if count}
-    return Check(
-        "contents", Verdict.GOOD, f"{', '.join(f'{count} {name}' for name, count in present.items())}.", present
-    )
+    return Check("contents", Verdict.GOOD, f"{counted(present)}.", present)
 
 
 def remarks(case: Case) -> Check:
@@ -74,7 +72,7 @@ def parameters(case: Case) -> Check:
     numbers = {"parameters": number, "unused": len(unused)}
     if not unused:
         return Check("parameters", Verdict.GOOD, f"All {number} parameters are used.", numbers)
-    sentence = f"{len(unused)} of {number} parameters are used nowhere: {listed(unused)}."
+    sentence = f"{len(unused)} of {_count(number, 'parameter')} not used anywhere: {listed(unused)}."
     return Check("parameters", Verdict.LOOK, sentence, numbers, tuple(f"`{name}` is unused" for name in unused))
 
 

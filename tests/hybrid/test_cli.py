@@ -163,15 +163,39 @@ def test_names_of_parameters_and_states_are_checked_together(sbml, capsys):
 
 def test_a_missing_file_is_named(tmp_path, capsys):
     assert run("simulate", tmp_path / "absent.xml") == cli.ERROR
-    assert "absent.xml" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"kinetwin: {tmp_path / 'absent.xml'}: No such file or directory\n"
 
 
-@pytest.mark.parametrize("text", ["<sbml", "<a></a>", "this is no model"])
-def test_a_file_that_is_no_model(tmp_path, capsys, text):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<sbml", "not well-formed"),
+        (b"<a></a>", "the root element is <a>"),
+        (b"<!DOCTYPE html>\n<html></html>", "a web page"),
+        (b"this is no model", "is taken for Antimony"),
+        (b'{"model": 1}', "is taken for Antimony"),
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b"\x89PNG\r\n\x1a\n", "no text in UTF-8"),
+        (b"PK\x03\x04\x14\x00", "zip archive"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"model nothing\nend\n", "it has no state and no observable"),
+    ],
+)
+def test_a_file_that_is_no_model(tmp_path, capsys, content, message):
     path = tmp_path / "broken.xml"
-    path.write_text(text, "utf-8")
+    path.write_bytes(content)
     assert run("simulate", path) == cli.ERROR
-    assert capsys.readouterr().err.startswith("kinetwin: ")
+    error = capsys.readouterr().err
+    assert error.startswith("kinetwin: ")
+    assert message in error
+
+
+def test_sbml_in_another_encoding_is_sbml(tmp_path, capsys):
+    path = tmp_path / "oral.xml"
+    path.write_text(SBML.replace("UTF-8", "UTF-16"), "utf-16")
+    assert run("simulate", path, "--times", 0, 12, 2) == 0
+    assert "central" in capsys.readouterr().out
 
 
 def test_an_output_is_whole_or_absent(tmp_path):

@@ -54,7 +54,18 @@ def test_models_read_before_are_not_seen():
         read_antimony("model big\n  d: decay();\nend")
 
 
+def test_what_is_no_text_of_a_model_says_so(tmp_path):
+    empty = tmp_path / "empty.ant"
+    empty.write_text("\n")
+    with pytest.raises(InvalidSBML, match=r"`empty\.ant` cannot be read:\n  - it is empty"):
+        read_antimony(empty)
+    with pytest.raises(InvalidSBML, match=r"if this is a path, end it in \.ant or \.txt"):
+        read_antimony("decay.antimony")
+
+
 def test_what_is_not_supported_is_listed():
     with pytest.raises(UnsupportedSBML) as refusal:
-        read_antimony("J: S -> P; k*S; k = 1; S = 1; at (time > 1): k = 2; at (time > 2): k = 3")
-    assert [problem.partition(" `")[0] for problem in refusal.value.problems] == ["event", "event", "species"]
+        read_antimony("J: S -> P; k*S; k := normal(1, 2); S = 1; P = 0; q := uniform(0, 1)")
+    _, *problems = refusal.value.problems
+    drawn = {"k": "normal", "q": "uniform"}
+    assert problems == [f"assignment rule of `{name}`: `{law}` is not supported" for name, law in drawn.items()]

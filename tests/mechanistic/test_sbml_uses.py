@@ -3,7 +3,7 @@
 import pytest
 
 from mechanistic.errors import InvalidSBML
-from mechanistic.sbml.uses import sbml_remarks, sbml_uses
+from mechanistic.sbml.uses import counted, sbml_remarks, sbml_uses
 from tests.mechanistic.sbml_text import (
     TIME,
     apply,
@@ -79,3 +79,12 @@ def test_units_that_do_not_fit_are_told_from_units_that_are_not_declared():
 def test_a_file_that_is_not_valid_is_refused():
     with pytest.raises(InvalidSBML):
         sbml_uses("<sbml/>")
+
+
+def test_one_of_a_kind_is_named_in_the_singular():
+    counts = {"events": 1, "events with delay": 2, "variable stoichiometries": 1, "boundary species": 1}
+    assert counted(counts) == "1 event, 2 events with delay, 1 variable stoichiometry, 1 boundary species"
+    assert (
+        counted({"time in mathematics": 1, "events with priority": 1}) == "1 time in mathematics, 1 event with priority"
+    )
+    assert counted({}) == "nothing"

@@ -269,10 +269,21 @@ def test_the_limit_leaves_the_alarm_as_it_was():
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
-@pytest.mark.parametrize("horizon", [0.0, -1.0, np.inf, np.nan])
-def test_a_horizon_that_is_no_time_is_refused(horizon):
-    with pytest.raises(SolveError, match="horizon"):
-        validated(EXCHANGE, horizon=horizon)
+@pytest.mark.parametrize("value", [0.0, -1.0, np.inf, np.nan, "3 days"])
+def test_limits_that_are_no_numbers_are_listed(value):
+    with pytest.raises(SolveError) as refusal:
+        validated(EXCHANGE, horizon=value, tolerance=value, seconds=value)
+    problems = refusal.value.problems
+    assert [problem.partition(" is ")[0] for problem in problems] == ["`horizon`", "`tolerance`", "`seconds`"]
+
+
+def test_an_antimony_file_is_read_and_checked(tmp_path):
+    path = tmp_path / "decay.ant"
+    path.write_text("model decay\n  x' = -k*x\n  x = 1; k = 2\nend\n", "utf-8")
+    for source in (path, str(path), path.read_text("utf-8")):
+        report = validated(source, horizon=1.0)
+        assert report.ok
+        assert report["roadrunner, the file"].verdict is Verdict.OPEN
 
 
 def test_a_file_that_cannot_be_read_is_an_error():
