@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except OSError as error:
         # Errors of files are named by their file, not by the number that the system gives them.
-        named = error.strerror is not None and error.filename is not None
-        problem = f"{error.filename}: {error.strerror}" if named else str(error)
+        file = error.filename2 or error.filename
+        problem = f"{file}: {error.strerror}" if file and error.strerror else str(error)
         print(f"kinetwin: {problem}", file=sys.stderr)
         return ERROR
     except KinetwinError as error:

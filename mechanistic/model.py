@@ -96,7 +96,10 @@ def _strangers(expression: Basic) -> dict[Symbol, Symbol]:
 
 @final
 class delay(Function):  # noqa: N801 - sympy's functions are lower-case classes
-    """`delay(expression, lag)`: the value that `expression` had `lag` ago; before the start, the value at the start."""
+    """`delay(expression, lag)`: the value that `expression` had `lag` ago; before the start, the value at the start.
+
+    `lag` is in the model's unit of time and not negative; text is refused with a TypeError.
+    """
 
     nargs = 2
     is_real = True

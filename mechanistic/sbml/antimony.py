@@ -19,6 +19,7 @@ def read_antimony(source: str | Path) -> KineticModel:
             or `.txt`.
 
     Raises:
+        OSError: when there is no such file.
         InvalidSBML: with antimony's message and line, when the text cannot be read.
         UnsupportedSBML: lists every construct that is not supported, with its id.
     """

@@ -36,6 +36,7 @@ def read_sbml(source: str | Path) -> KineticModel:
         source: path of a file, or its text.
 
     Raises:
+        OSError: when there is no such file.
         InvalidSBML: lists everything in the file that the standard forbids, with line numbers.
         UnsupportedSBML: lists every construct of a valid file that is not supported, with its id.
     """

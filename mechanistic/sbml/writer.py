@@ -94,6 +94,9 @@ def replace_file(path: Path, text: str) -> None:
         with beside.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
         beside.replace(path)
+    except OSError as error:
+        # The file beside it means nothing to whoever asked for `path`.
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         beside.unlink(missing_ok=True)
 

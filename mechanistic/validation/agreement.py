@@ -77,7 +77,12 @@ def _details(report: ReferenceReport, case: Case) -> tuple[str, ...]:
 def _labelled(
     case: Case, report: ReferenceReport, ours: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
 ) -> xr.Dataset:
-    """Both simulations, those that agree least first."""
+    """Both simulations, those that agree least first; between the times that are compared, only the one here."""
+    times = case.times
+    if case.model.events:
+        times, ours = case.drawn
+        among = np.searchsorted(times, case.times)
+        reference = {name: _spread(values, among, len(times)) for name, values in reference.items()}
     units = {state.name: state.unit for state in case.model.states}
     variables = {
         row.quantity: (
@@ -89,5 +94,12 @@ def _labelled(
         if row.quantity not in ("time", "origin")
     }
     attributes = {"units": case.model.time_unit} if case.model.time_unit else {}
-    clock = xr.DataArray(case.times, dims="time", attrs=attributes)
+    clock = xr.DataArray(times, dims="time", attrs=attributes)
     return xr.Dataset(variables, coords={"time": clock, "origin": ["kinetwin", "roadrunner"]})
+
+
+def _spread(values: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
+    """`values` at their places among more times, `(count,)`; NaN elsewhere."""
+    spread = np.full(count, np.nan)
+    spread[among] = values
+    return spread

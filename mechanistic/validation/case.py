@@ -22,6 +22,12 @@ from mechanistic.validation.horizon import Horizon, choose_horizon, output_times
 FEW_STEPS = 400
 """A horizon that needs more steps than this is shortened: the checks simulate it many times, and more tightly."""
 
+DRAWN = 600
+"""Times of a line in a picture of a model that jumps."""
+
+VISIBLE = 0.1
+"""Largest error of such a line, as `values_here` means it: a relative tolerance of 1e-4, less than a line is wide."""
+
 T = TypeVar("T")
 
 
@@ -86,6 +92,12 @@ class Case:
         _ = self.solved  # what fails at the default tolerance is not tried more tightly
         tolerance = self.tolerance * (0.1 if finer else 10.0)
         return self._once(f"values {finer}", lambda: values_here(self.model, self.times, tolerance=tolerance))
+
+    @property
+    def drawn(self) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        """Times that are close enough to draw a line where the model jumps, and every quantity there."""
+        times = np.union1d(self.times, np.linspace(0.0, self.horizon.end, DRAWN))
+        return times, self._once("drawn", lambda: values_here(self.model, times, tolerance=VISIBLE)[0])
 
     @property
     def is_ordinary(self) -> bool:

@@ -2,12 +2,9 @@
 
 import base64
 import io
-import os
-import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from html import escape
@@ -18,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from mechanistic.model import FrozenMap
+from mechanistic.sbml.writer import replace_file
 
 LINE: Final = 120
 """Width of the text table."""
@@ -76,7 +74,8 @@ class Check:
         numbers: the same numbers by name, for programs.
         details: more sentences, where there are any.
         seconds: how long it took.
-        trajectories: what was compared, dims `(origin, time)`, where the check compares simulations.
+        trajectories: what was compared, dims `(origin, time)`, where the check compares simulations; NaN where only
+            one of them is known.
     """
 
     name: str
@@ -160,7 +159,7 @@ class Validation:
             *(f"<h2>{escape(title)}</h2><img alt='{escape(title)}' src='{data}'>" for title, data in self._pictures()),
         ]
         head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(self.model)}</title>"
-        _replace_text(Path(path), "\n".join([head, f"<style>{_STYLE}</style>", *body, "</html>\n"]))
+        replace_file(Path(path), "\n".join([head, f"<style>{_STYLE}</style>", *body, "</html>\n"]))
 
     def dataset(self) -> xr.Dataset:
         """Labelled arrays: the verdict, sentence and seconds of each check, and its numbers as `check: number`."""
@@ -220,20 +219,3 @@ def _row(check: Check) -> str:
     details = f"<details><summary>details</summary><ul>{more}</ul></details>" if more else ""
     mark = f"<td class='kinetwin-{kind}' title='{check.verdict.meaning}'>{check.verdict.value}</td>"
     return f"<tr>{mark}<td>{escape(check.name)}</td><td>{escape(check.sentence)}{details}</td></tr>"
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Writes beside the file and then takes its place, so that nobody ever sees half of it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        # `mkstemp` keeps others out; a page has the permissions that any new file of the user gets.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise

@@ -168,3 +168,10 @@ def test_a_changed_definition_wins_over_our_notes():
     model = KineticModel("m", [State("A")], observables={"o": sympy.sign(A)})
     text = write_sbml(model).replace('<cn type="integer"> -1 </cn>', '<cn type="integer"> -7 </cn>')
     assert read_sbml(text).observables["o"] == sympy.Piecewise((1, A > 0), (-7, A < 0), (0, True))
+
+
+def test_a_folder_that_is_not_there_is_named_as_it_was_given(tmp_path):
+    path = tmp_path / "nowhere" / "model.xml"
+    with pytest.raises(FileNotFoundError) as failure:
+        write_sbml(KineticModel("m", [State("A")]), path)
+    assert failure.value.filename == str(path)

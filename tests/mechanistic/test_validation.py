@@ -352,3 +352,20 @@ def test_assignments_are_compared_as_well():
     report = mech.reference.check(model, np.linspace(0, 1, 5), source=text)
     assert report.agrees
     assert {row.quantity for row in report.rows if row.against == "source"} >= {"A", "y", "[A]"}
+
+
+def test_a_picture_shows_jumps_between_the_times_that_are_compared():
+    """x starts at 1, decays at rate 1, and is set to 1 again each time that `period` has passed."""
+    period = 1.037
+    x, due = symbol("x"), symbol("due")
+    again = mech.Event("again", mech.time >= due, {"x": 1, "due": due + period})
+    model = KineticModel("saw", [State("x", 1.0), State("due", period)], [], [Reaction("r", "x ->", x)], events=[again])
+    shown = validated(model, horizon=30.0)["roadrunner, our SBML"].trajectories
+    line, dots = shown["x"].values
+    since = shown["time"].values % period
+    far = (since > 0.01) & (since < period - 0.01)
+    # The line is solved with a relative tolerance of 1e-4.
+    assert np.allclose(line[far], np.exp(-since[far]), rtol=1e-3)
+    assert np.isfinite(line).all()
+    assert np.diff(shown["time"]).max() < 0.06
+    assert 30 < np.isfinite(dots).sum() < 100
