@@ -144,6 +144,8 @@ def _validate(options: argparse.Namespace) -> int:
         problems.append(f"--seconds {options.seconds}: expected a positive number")
     if options.html is not None and not options.html.parent.is_dir():
         problems.append(f"--html {options.html}: there is no folder {options.html.parent}")
+    elif options.html is not None and options.html.is_dir():
+        problems.append(f"--html {options.html}: this is a folder; name the file")
     if problems or seconds is None:
         raise ListedError("these options cannot be used:", problems)
     model = read_model(options.file)

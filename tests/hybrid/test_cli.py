@@ -253,6 +253,11 @@ def test_bad_options_of_validate_are_listed_together(sbml, capsys):
     assert "nowhere" in error
 
 
+def test_a_report_is_a_file(sbml, tmp_path, capsys):
+    assert run("validate", sbml, "--html", tmp_path) == cli.ERROR
+    assert "this is a folder; name the file" in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_model_is_not_validated(tmp_path, capsys):
     path = tmp_path / "broken.xml"
     path.write_text("<sbml", "utf-8")
