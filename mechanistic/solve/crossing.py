@@ -1,6 +1,6 @@
 """Where a step crosses a surface: the first moment at which a mode is not what the step took it for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -96,11 +96,11 @@ def first_crossing(path: Path, arriving: Tensor) -> Crossing:
     low, high = torch.zeros_like(path.t), torch.ones_like(path.t)
     found = torch.zeros_like(path.t, dtype=torch.bool)
     # What time alone changes is changed between two looks only where the clock has been asked.
-    for theta in SAMPLES[-1:] if bool(path.discrete.timed.all()) else SAMPLES:
+    samples = SAMPLES[-1:] if bool(path.discrete.timed.all()) else SAMPLES
+    for theta, changed in zip(samples, _changed(path, samples), strict=True):
         at = torch.full_like(path.t, theta)
-        changed = (path.modes(at) != modes).any(-1)
         high = torch.where(changed & ~found, at, high)
-        found |= changed
+        found = found | changed
         low = torch.where(found, low, at)
     search = found
     if bool((found & arriving).any()):
@@ -111,6 +111,15 @@ def first_crossing(path: Path, arriving: Tensor) -> Crossing:
     if len(rows):
         high = high.index_put((rows,), _refined(path.select(rows), low[rows], high[rows]))
     return Crossing(found, high)
+
+
+def _changed(path: Path, samples: Sequence[float]) -> Tensor:
+    """Whether modes have changed at some fractions of the steps, `(sample, row)`; all looked at in one batch."""
+    count = len(path.t)
+    several = path.select(torch.arange(count, device=path.t.device).repeat(len(samples)))
+    theta = path.t.new_tensor(samples).repeat_interleave(count)
+    assert several.rhs.modes is not None
+    return (several.modes(theta) != several.rhs.modes).any(-1).reshape(len(samples), count)
 
 
 def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:
@@ -125,7 +134,9 @@ def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:
     level = _levels(path, modes, path.modes(high))
     below, above = path.surfaces(low) - level, path.surfaces(high) - level
     for iteration in range(ITERATIONS):
-        if bool((high - low <= finest).all()):
+        # A row that is done rests, so that it does not depend on the others.
+        wide = high - low > finest
+        if not bool(wide.any()):
             break
         middle = (low + high) / 2
         if iteration % 3 < 2:
@@ -137,14 +148,15 @@ def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:
             middle = torch.where(aimed.isfinite() & (guess > low) & (guess < high), guess, middle)
         now = path.modes(middle)
         differs = (now != modes).any(-1)
+        same = ~differs & wide
+        differs = differs & wide
         surfaces = path.surfaces(middle)
         if bool(differs.any()):
             level = torch.where(differs[:, None], _levels(path, modes, now), level)
             changed = torch.where(differs[:, None], now != modes, changed)
-        high = torch.where(differs, middle, high)
-        low = torch.where(differs, low, middle)
+        high, low = torch.where(differs, middle, high), torch.where(same, middle, low)
         above = torch.where(differs[:, None], surfaces - level, above)
-        below = torch.where(differs[:, None], below, surfaces - level)
+        below = torch.where(same[:, None], surfaces - level, below)
     return high
 
 

@@ -124,6 +124,9 @@ class History:
             inside = since >= self._start[subject] - ROUNDING * (1 + since.abs())
             then = torch.where(inside, t - lag, torch.maximum(t - lag, self._start[subject]))
             state = torch.where((lag <= 0).unsqueeze(-1), x, self._state(subject, since, then, inside))
+            # What is to come is not known. A lag of zero may have been rounded.
+            ahead = lag < -ROUNDING * (1 + t.abs())
+            state = torch.where(ahead.unsqueeze(-1), torch.nan, state)
             nested = self._discrete.nested[index]
             before = self._values(subject, since, then, state, p, index) if nested else held
             found.append(self._discrete.past(index, then, state, p, before))

@@ -50,7 +50,7 @@ class Rhs(NamedTuple):
 
     def linearise(self, t: Tensor, x: Tensor) -> Linearisation:
         """∂f/∂x and ∂f/∂t; the inputs are constant."""
-        if self.delayed is not None:
+        if self.delayed is not None and self.field.discrete is not None and any(self.field.discrete.driving):
             return _row_by_row(self, t, x)
         return self.field.linearise(t, x, self.parameters, *self._held(t, x))
 
@@ -114,6 +114,14 @@ def combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
     for weight, stage in zip(weights[1:], stages[1:], strict=True):
         total = torch.add(total, stage, alpha=weight)
     return total
+
+
+def added(parts: Tensor) -> Tensor:
+    """The sum over the first axis, one after the other, so that its rounding does not depend on the batch."""
+    first, *others = parts
+    for other in others:
+        first = first + other
+    return first
 
 
 class AbstractMethod(AbstractSolver):

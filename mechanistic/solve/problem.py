@@ -30,7 +30,8 @@ class Status(IntEnum):
             Status.OK: "reached the end",
             Status.BUDGET: "the budget of steps was used up; it may be stiff: use Rodas5P() or raise `max_steps`",
             Status.MIN_STEP: "the step size became too small; loosen the tolerance or look for a singularity",
-            Status.NOT_FINITE: "the rates are not finite; look for a division by zero or a logarithm below zero",
+            Status.NOT_FINITE: "the rates are not finite; look for a division by zero, a logarithm below zero or a"
+            " negative lag of a delay",
             Status.STIFF: "the system is stiff here; use Rodas5P() or Auto()",
             Status.EVENTS: "events or conditions follow each other here without end, or the delay of one is negative or"
             " undefined",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mechanistic.solve.loop import solve_by_steps
-from mechanistic.solve.method import AbstractMethod, Rhs, Step, combine
+from mechanistic.solve.method import AbstractMethod, Rhs, Step, added, combine
 from mechanistic.solve.problem import Outcome, Problem
 
 # G. Steinebach, BIT Numer. Math. 63 (2023) 27, doi:10.1007/s10543-023-00967-x; coefficients in the transformed form of
@@ -144,6 +144,8 @@ class Rodas5P(AbstractMethod):
         return Step(end, error, tuple(stages), None, None)
 
     def interpolate(self, theta: Tensor, x: Tensor, end: Tensor, h: Tensor, stages: Tensor) -> Tensor:
-        first, second, third = torch.einsum("is,srn->irn", x.new_tensor(DENSE), stages)
+        # Element by element: a matrix product may round a row differently in another batch.
+        first, second, third = added(x.new_tensor(DENSE).T[..., None, None] * stages.unsqueeze(1))
         at = theta.unsqueeze(-1)
-        return x * (1 - at) + at * (end + (1 - at) * (first + at * (second + at * third)))
+        # Written so that a state that stands still keeps its value to the last digit: conditions may count on it.
+        return x + at * ((end - x) + (1 - at) * (first + at * (second + at * third)))

@@ -28,7 +28,7 @@ BEYOND = 1.02
 """How far such a step reaches, relative to where the crossing is expected."""
 
 WORTHWHILE = 10
-"""How long such a step must be, in smallest steps: a shorter one is not more accurate, and would look like a failure."""
+"""How long such a step must be, in smallest steps: a shorter one is no more accurate, and would look like a failure."""
 
 STANDSTILL = 100
 """How often conditions may change one after the other while time stands still."""

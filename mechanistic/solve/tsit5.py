@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from mechanistic.errors import SolveError
 from mechanistic.solve.loop import solve_by_steps
-from mechanistic.solve.method import AbstractMethod, Rhs, Step, combine
+from mechanistic.solve.method import AbstractMethod, Rhs, Step, added, combine
 from mechanistic.solve.problem import Outcome, Problem
 
 # Ch. Tsitouras, Comput. Math. Appl. 62 (2011) 770-775, doi:10.1016/j.camwa.2011.06.002, table 1 and section 3.
@@ -77,6 +76,8 @@ class Tsit5(AbstractMethod):
         return Step(argument, size * combine(ERROR, stages), tuple(stages), stages[6], stiffness)
 
     def interpolate(self, theta: Tensor, x: Tensor, end: Tensor, h: Tensor, stages: Tensor) -> Tensor:
-        powers = torch.stack([theta, theta**2, theta**3, theta**4], dim=-1)
-        weights = powers @ x.new_tensor(DENSE).T
-        return x + h.unsqueeze(-1) * torch.einsum("rs,srn->rn", weights, stages)
+        # Element by element: a matrix product may round a row differently in another batch.
+        first, second, third, fourth = x.new_tensor(DENSE).unbind(-1)
+        at = theta.unsqueeze(-1)
+        weights = at * (first + at * (second + at * (third + at * fourth)))
+        return x + h.unsqueeze(-1) * added(weights.T.unsqueeze(-1) * stages)
