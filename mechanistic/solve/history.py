@@ -110,7 +110,7 @@ class History:
         self._levels = torch.cat([self._levels[:, kept], levels], dim=1)
 
     def _lags(self, subject: Tensor, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
-        held = self._values(subject, t, t, x, p, self._discrete.delays)
+        held = self._values(subject, t.detach(), t, x, p, self._discrete.delays)
         lags = [self._discrete.lag(j, t, x, p, held) for j in range(self._discrete.delays)]
         return torch.stack(lags, dim=-1)
 

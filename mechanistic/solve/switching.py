@@ -194,10 +194,9 @@ class Switching:
         with torch.no_grad():
             modes = self._discrete.mode(mine.t, mine.x, mine.parameters, self._delayed(mine))
             changed = (modes != mine.modes).any(-1)
-            if self._history is not None:
-                kink = jumped | changed
-                self._history.listen(mine.subject, kink, mine.t.detach(), mine.x.detach(), mine.parameters)
             status = torch.where(self._stuck(mine) & (status == Status.OK), int(Status.EVENTS), status)
+        if self._history is not None:
+            self._history.listen(mine.subject, jumped | changed, mine.t, mine.x, mine.parameters)
         moved = clocks._replace(
             x=clocks.x.index_put((index,), mine.x),
             modes=clocks.modes.index_put((index,), modes),

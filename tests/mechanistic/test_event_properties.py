@@ -35,6 +35,12 @@ def free(name: str, initial: object = 0) -> State:
     return State(name, initial, nonnegative=False)
 
 
+def central(f, p: Tensor, step: float = 1e-4) -> Tensor:
+    """Derivatives of `f` by fourth-order central differences, one column a parameter."""
+    d = step * torch.eye(len(p), dtype=p.dtype)
+    return torch.stack([(8 * (f(p + e) - f(p - e)) - (f(p + 2 * e) - f(p - 2 * e))) / (12 * step) for e in d], dim=-1)
+
+
 def delayed_decay() -> KineticModel:
     """dx/dt = -x(t - L), from 1."""
     return KineticModel("lag", (free("x", 1),), (Parameter("L", 1.0),), rates={"x": -delay(S("x"), S("L"))})
@@ -56,6 +62,21 @@ def test_a_dose_comes_back_after_the_delay(solver) -> None:
     found = simulate(delayed_decay(), times, schedule=schedule, solver=solver, tolerance=Tolerance(1e-6, 1e-9))
     expected = torch.tensor([delayed_decay_at(t, 2.0, 0.33) for t in times], dtype=torch.float64)
     torch.testing.assert_close(found.states[:, 0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_gradients_pass_through_the_moments_at_which_a_dose_comes_back(solver) -> None:
+    """Of the lag, the dose and its time; the tolerance is that of differences of a solution that is right to 1e-10."""
+
+    def outputs(p: Tensor) -> Tensor:
+        doses = Schedule.bolus("x", p[None, 1:2], p[None, 2:3])
+        return simulate(
+            delayed_decay(), [0.5, 1.7, 2.6], {"L": p[:1]}, doses, solver=solver, tolerance=TIGHT
+        ).states.reshape(-1)
+
+    p = torch.tensor([1.0, 2.0, 0.33], dtype=torch.float64)
+    exact = torch.autograd.functional.jacobian(outputs, p)
+    torch.testing.assert_close(exact, central(outputs, p), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
