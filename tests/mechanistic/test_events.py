@@ -162,8 +162,8 @@ def test_gradients_pass_through_the_times_of_doses_that_lead_to_events() -> None
     )  # fmt: skip
 
     def f(p: Tensor) -> Tensor:
-        doses = Schedule.bolus("x", p[:2], p[2:])
-        return simulate(free_model, [0.5, 2.0, 5.0], schedule=doses, tolerance=TIGHT).check().states[:, 0]
+        doses = Schedule.bolus("x", p[None, :2], p[None, 2:])
+        return simulate(free_model, [0.5, 2.0, 5.0], schedule=doses, tolerance=TIGHT).check().states[0, :, 0]
 
     p = torch.tensor([0.5, 0.8, 0.9, 2.5], dtype=torch.float64)
     exact = torch.autograd.functional.jacobian(f, p)
