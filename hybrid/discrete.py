@@ -21,7 +21,7 @@ class DrivenDiscrete(AbstractDiscrete):
         super().__init__()
         self._known, self._view = known, view
         self.modes, self.delays, self.events = known.modes, known.delays, known.events
-        self.nested = known.nested
+        self.nested, self.driving, self.watched = known.nested, known.driving, known.watched
         for name in ("step", "timed", "owner", "target", "persistent", "initially", "values_at_trigger"):
             self.register_buffer(name, getattr(known, name), persistent=False)
 

@@ -44,6 +44,8 @@ class AbstractDiscrete(nn.Module):
     Attributes:
         modes, delays, events: how many there are of each.
         nested: of each delayed value, whether it was computed from delayed values.
+        driving: of each delayed value, whether the right-hand side uses it: then its kinks are kinks of the solution.
+        watched: of each delayed value, whether the right-hand side or a mode uses it, so that steps need it.
         step: of each mode, 1 for a floor, -1 for a ceiling, else 0, `(mode,)`.
         timed: whether time alone changes a mode, so that its `clock` always tells, bool `(mode,)`.
         owner, target: of each assignment, its event and the state that it sets, `(assignment,)`.
@@ -54,6 +56,8 @@ class AbstractDiscrete(nn.Module):
     delays: int
     events: int
     nested: tuple[bool, ...]
+    driving: tuple[bool, ...]
+    watched: tuple[bool, ...]
     step: Tensor
     timed: Tensor
     owner: Tensor

@@ -26,6 +26,12 @@ def needed(assignments: Mapping[str, Expr], expressions: Iterable[Basic]) -> dic
     return {name: value for name, value in assignments.items() if name in found}
 
 
+def _used(switches: Switches, expressions: Iterable[Basic]) -> tuple[bool, ...]:
+    """Of each delayed value, whether some expressions use it, directly or through other delayed values."""
+    asked = set().union(*(expression.free_symbols for expression in (*expressions, *switches.past, *switches.lags)))
+    return tuple(symbol in asked for symbol in switches.delayed)
+
+
 @final
 class Assignments(nn.Module):
     """Assignments evaluated layer by layer; `assignment_columns` tells their columns."""
@@ -45,13 +51,16 @@ class Assignments(nn.Module):
 
 @final
 class Discrete(AbstractDiscrete):
-    """Events, modes and delays of a `KineticModel`; owns nothing learnable."""
+    """Events, modes and delays of a `KineticModel`; owns nothing learnable. `moving` is what its right-hand side is."""
 
-    def __init__(self, model: KineticModel, switches: Switches, layout: Layout) -> None:
+    def __init__(self, model: KineticModel, switches: Switches, layout: Layout, moving: Iterable[Basic]) -> None:
         super().__init__()
         events = model.events
         self.modes, self.delays, self.events = len(switches.modes), len(switches.lags), len(events)
         self.nested = tuple(any(isinstance(s, HeldSymbol) for s in past.free_symbols) for past in switches.past)
+        surfaces = [mode.surface for mode in switches.modes]
+        self.driving = _used(switches, moving)
+        self.watched = _used(switches, [*moving, *surfaces, *needed(switches.assignments, surfaces).values()])
         used = [mode.value for mode in switches.modes] + [mode.surface for mode in switches.modes]
         used += [switches.undelayed(part) for event in events for part in event.expressions().values()]
         assignments = needed(switches.assignments, used)

@@ -57,7 +57,7 @@ class RateField(AbstractVectorField):
         balance = Balance.of(model)
         self._chain = _Chain(self._parts, layout, balance.net)
         discrete = switches.count or model.events or balance.mass is not None
-        self._discrete = Discrete(model, switches, layout) if discrete else None
+        self._discrete = Discrete(model, switches, layout, [*laws, *used.values()]) if discrete else None
         self._buffers_of(model, balance)
 
     def _buffers_of(self, model: KineticModel, balance: Balance) -> None:

@@ -82,6 +82,11 @@ class Switches:
         return len(self._delays) + len(self.modes)
 
     @property
+    def delayed(self) -> tuple[Symbol, ...]:
+        """The symbols of the delayed values."""
+        return tuple(self._delays.values())
+
+    @property
     def columns(self) -> dict[str, int]:
         """Name of each held symbol to its column: delayed values first."""
         return {_held(i).name: i for i in range(self.count)}

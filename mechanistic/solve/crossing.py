@@ -69,6 +69,12 @@ class Path(NamedTuple):
         """Surfaces at the fractions `theta`, `(row, mode)`."""
         return self._look(self.discrete.surface, theta)
 
+    def both(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Modes and surfaces at the fractions `theta`, each `(row, mode)`."""
+        t, x = self.t + theta * self.h, self.state(theta)
+        p, held = self.rhs.parameters, self.rhs.delayed_at(t, x)
+        return self.discrete.mode(t, x, p, held), self.discrete.surface(t, x, p, held)
+
     def _look(self, what: Callable[..., Tensor], theta: Tensor) -> Tensor:
         t, x = self.t + theta * self.h, self.state(theta)
         return what(t, x, self.rhs.parameters, self.rhs.delayed_at(t, x))
@@ -130,12 +136,12 @@ def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:
     modes = path.rhs.modes
     assert modes is not None
     finest = _finest(path)
-    changed = path.modes(high) != modes
-    level = _levels(path, modes, path.modes(high))
-    below, above = path.surfaces(low) - level, path.surfaces(high) - level
+    at_end, above = path.both(high)
+    changed, level = at_end != modes, _levels(path, modes, at_end)
+    below, above = path.surfaces(low) - level, above - level
     for iteration in range(ITERATIONS):
         # A row that is done rests, so that it does not depend on the others.
-        wide = high - low > finest
+        wide = high - low > 4 * finest
         if not bool(wide.any()):
             break
         middle = (low + high) / 2
@@ -146,11 +152,10 @@ def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:
             nudge = finest * 2.0 ** (iteration // 3) * (1 if iteration % 3 == 0 else -1)
             guess = low + aimed.clamp(0, 1) * (high - low) + nudge
             middle = torch.where(aimed.isfinite() & (guess > low) & (guess < high), guess, middle)
-        now = path.modes(middle)
+        now, surfaces = path.both(middle)
         differs = (now != modes).any(-1)
         same = ~differs & wide
         differs = differs & wide
-        surfaces = path.surfaces(middle)
         if bool(differs.any()):
             level = torch.where(differs[:, None], _levels(path, modes, now), level)
             changed = torch.where(differs[:, None], now != modes, changed)

@@ -43,6 +43,19 @@ class Lookup(NamedTuple):
 
 
 @final
+class Unwatched(NamedTuple):
+    """Stands for delayed values that nothing uses within a step."""
+
+    width: int
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), self.width)
+
+    def select(self, rows: Tensor) -> "Unwatched":
+        return self
+
+
+@final
 class History:
     """The steps of a batch so far; delayed values of any of its subjects.
 
@@ -92,13 +105,14 @@ class History:
         return torch.where(echoes > t[:, None], echoes, torch.inf).amin(-1)
 
     def listen(self, subject: Tensor, fresh: Tensor, t: Tensor, x: Tensor, p: Tensor) -> None:
-        """Notes when the kinks at `t` come back: those of a `fresh` jump, and echoes that arrive now."""
+        """Notes when kinks at `t` come back to the right-hand side: a `fresh` jump, and the echoes that arrive."""
         level = torch.where(fresh, 0, ECHOES)
         if self._echoes.shape[1]:
             near = (self._echoes[subject] - t[:, None]).abs() <= ROUNDING * (1 + t.abs())[:, None]
             level = torch.minimum(level, torch.where(near, self._levels[subject], ECHOES).amin(-1))
         lags = self._lags(subject, t, x, p)
-        wanted = (level < ECHOES)[:, None] & (lags > 0)
+        driving = torch.tensor(self._discrete.driving, device=t.device)
+        wanted = (level < ECHOES)[:, None] & (lags > 0) & driving
         if not bool(wanted.any()):
             return
         times = self._start.new_full((len(self._start), lags.shape[1]), torch.inf)

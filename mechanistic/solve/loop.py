@@ -20,6 +20,9 @@ FAR_BEYOND = 10
 """Multiple of the border beyond which one step is enough: only modes that are at rest let such a step pass. They do not
 show in its error, and would blow up in its derivative."""
 
+BRISK = 0.2
+"""Part of the step size before an event with which a subject goes on after it."""
+
 PROBED = 8
 """Every so many steps these modes are looked for."""
 
@@ -105,7 +108,7 @@ class _Run:
         clocks = clocks._replace(x=x + (jumps * given.unsqueeze(-1)).sum(1)).enter(segment)
         if self.switching is not None:
             clocks, _ = self.switching.settle(clocks, everyone, everyone)
-        return self._restart(clocks, everyone, everyone)
+        return self._restart(clocks, everyone, everyone, torch.zeros_like(t))
 
     def _inputs(self, clocks: Clocks) -> Tensor | None:
         return clocks.inputs if self.has_inputs else None
@@ -116,8 +119,11 @@ class _Run:
         return Rhs(self.problem.field, clocks.parameters, self._inputs(clocks))
 
     @torch.no_grad()
-    def _restart(self, clocks: Clocks, rows: Tensor, jumped: Tensor) -> Clocks:
-        """A fresh slope for rows whose right-hand side has changed, and a fresh step size for those that `jumped`."""
+    def _restart(self, clocks: Clocks, rows: Tensor, jumped: Tensor, pace: Tensor) -> Clocks:
+        """A fresh slope for rows whose right-hand side has changed, and a fresh step size for those that `jumped`.
+
+        The step size is at least `pace`, `(row,)`.
+        """
         slope = self._rhs(clocks)(clocks.t, clocks.x)
         span = (clocks.times[:, -1] - clocks.t).clamp_min(0)
         quiet = torch.where(clocks.h > 0, torch.minimum(clocks.h, span), 1e-6 * span)
@@ -125,7 +131,7 @@ class _Run:
         return clocks._replace(
             first=torch.where(rows.unsqueeze(-1), slope, clocks.first),
             shadow=torch.where(rows.unsqueeze(-1), cast_shadow(clocks.x, self.scales), clocks.shadow),
-            h=torch.where(jumped, guess, clocks.h),
+            h=torch.where(jumped, torch.maximum(guess, torch.minimum(pace, span)), clocks.h),
             error=torch.where(rows, 1.0, clocks.error),
         )
 
@@ -202,9 +208,11 @@ class _Run:
         if bool(given.any()):
             clocks = self._give(clocks, given, node_of_stop)
         if self.switching is None:
-            return self._restart(clocks, stopped, stopped)
+            return self._restart(clocks, stopped, stopped, torch.zeros_like(clocks.t))
         clocks, jumped = self.switching.settle(clocks, stopped, given)
-        return self._restart(clocks, stopped, jumped)
+        # An event seldom changes the pace of a system by much; where it does, the step is rejected.
+        pace = torch.where(jumped & ~given, BRISK * clocks.h, 0.0)
+        return self._restart(clocks, stopped, jumped, pace)
 
     def _give(self, clocks: Clocks, given: Tensor, node_of_stop: Tensor) -> Clocks:
         """Applies the jumps of the stops just reached and enters the next segment."""

@@ -50,7 +50,7 @@ class Rhs(NamedTuple):
 
     def linearise(self, t: Tensor, x: Tensor) -> Linearisation:
         """∂f/∂x and ∂f/∂t; the inputs are constant."""
-        if self.delayed is not None:
+        if self.delayed is not None and self.field.discrete is not None and any(self.field.discrete.driving):
             return _row_by_row(self, t, x)
         return self.field.linearise(t, x, self.parameters, *self._held(t, x))
 

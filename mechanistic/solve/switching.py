@@ -16,11 +16,11 @@ from mechanistic.solve.clocks import Clocks, Trial
 from mechanistic.solve.consistent import Consistent, consistent
 from mechanistic.solve.control import smallest_step
 from mechanistic.solve.crossing import Crossing, Path, first_crossing
-from mechanistic.solve.history import History, Lookup
-from mechanistic.solve.method import AbstractMethod, Rhs
+from mechanistic.solve.history import History, Lookup, Unwatched
+from mechanistic.solve.method import AbstractMethod, Delayed, Rhs
 from mechanistic.solve.problem import Problem, Status
 
-WELL_PLACED = (1e-4, 0.9)
+WELL_PLACED = (0.02, 0.9)
 """A crossing at a fraction between these is looked for again by a step that ends there: dense output is less accurate
 in the middle of a step than at its ends."""
 
@@ -63,7 +63,10 @@ class Switching:
 
     def rhs(self, clocks: Clocks, inputs: Tensor | None) -> Rhs:
         """The right-hand side for steps that start where the clocks stand."""
-        return Rhs(self._problem.field, clocks.parameters, inputs, clocks.modes, self._lookup(clocks))
+        delayed: Delayed | None = self._lookup(clocks)
+        if delayed is not None and not any(self._discrete.watched):
+            delayed = Unwatched(self._discrete.delays)
+        return Rhs(self._problem.field, clocks.parameters, inputs, clocks.modes, delayed)
 
     def _lookup(self, clocks: Clocks) -> Lookup | None:
         if self._history is None:
@@ -102,7 +105,7 @@ class Switching:
 
     def bound(self, clocks: Clocks, h: Tensor) -> Tensor:
         """Step sizes that do not reach beyond the shortest lag, `(row,)`."""
-        if self._history is None:
+        if self._history is None or not any(self._discrete.watched):
             return h
         p = clocks.parameters
         return torch.minimum(h, self._history.shortest(clocks.subject, clocks.t, clocks.x, p))
@@ -233,7 +236,11 @@ class Switching:
         at = times[row, column]
         states = mine.state((at - mine.t) / mine.h)
         place = subject[row] * times.shape[1] + column
-        self._read.append(_Read(place, states, mine.rhs.delayed_at(at, states)))
+        delayed = states[..., :0]
+        if self._history is not None:
+            p, since = mine.rhs.parameters, mine.t.detach()
+            delayed = Lookup(self._history, subject[row], since, p)(at, states)
+        self._read.append(_Read(place, states, delayed))
 
     def _read_at(self, clocks: Clocks, wanted: Tensor) -> None:
         row, column = wanted.nonzero(as_tuple=True)

@@ -146,7 +146,7 @@ def test_a_threshold_refills_again_and_again() -> None:
 
 def test_a_dose_and_an_event_share_the_queue() -> None:
     wash = Event("wash", S("x") > 2, {"x": S("x") / 4})
-    doses = Schedule.bolus("x", [2.0, 2.0], [1.0, 3.0])
+    doses = Schedule.repeat("x", amount=2.0, every=2.0, count=2, time=1.0)
     found = simulate(decay(wash), [1.0, 3.0], schedule=doses, tolerance=TIGHT).states[:, 0]
     first = (math.exp(-0.5) + 2) / 4
     second = (first * math.exp(-1) + 2) / 4
