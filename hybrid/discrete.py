@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import final
 
+import torch
 from torch import Tensor
 
 from mechanistic.field import AbstractDiscrete
@@ -22,7 +23,9 @@ class DrivenDiscrete(AbstractDiscrete):
         self._known, self._view = known, view
         self.modes, self.delays, self.events = known.modes, known.delays, known.events
         self.nested, self.driving, self.watched = known.nested, known.driving, known.watched
-        for name in ("step", "timed", "owner", "target", "persistent", "initially", "values_at_trigger"):
+        # What stands still in the mechanism may be moved by what was learned.
+        self.register_buffer("timed", torch.zeros_like(known.timed), persistent=False)
+        for name in ("step", "owner", "target", "persistent", "initially", "values_at_trigger"):
             self.register_buffer(name, getattr(known, name), persistent=False)
 
     def mode(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ class Auto(AbstractSolver):
         if problem.field.mass is not None:
             return self.stiff.solve(problem)
         first = self.explicit.solve(problem)
-        again = (first.status != Status.OK).nonzero().squeeze(1)
+        # No other method would help where events or equations have no end or no solution.
+        settled = (first.status == Status.OK) | (first.status == Status.EVENTS) | (first.status == Status.INCONSISTENT)
+        again = (~settled).nonzero().squeeze(1)
         methods = (*first.methods, type(self.stiff).__name__)
         if not len(again):
             return first._replace(methods=methods)

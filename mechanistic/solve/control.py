@@ -90,17 +90,32 @@ def smallest_step(t: Tensor) -> Tensor:
     return 16 * torch.finfo(t.dtype).eps * t.abs().clamp_min(1e-30)
 
 
-def fastest_rate(rhs: Rhs, t: Tensor, x: Tensor, slope: Tensor, scales: Tensor) -> Tensor:
-    """An estimate of the largest |eigenvalue| of ∂f/∂x, `(row,)`: two steps of the power method by differences.
+def fastest_rate(rhs: Rhs, t: Tensor, x: Tensor, slope: Tensor, scales: Tensor, suspect: Tensor) -> Tensor:
+    """An estimate of the largest |eigenvalue| of ∂f/∂x, `(row,)`: the power method by differences.
 
-    The first direction moves every state, each by another part of its scale, so that it has a part in every mode.
+    The first direction moves every state, each by another part of its scale, so that it has a part in every mode. Two
+    steps tell a small rate; a rate above `suspect` may be the growth of states of unlike scales along a chain, which
+    ends after as many steps as there are states, and is averaged over as many after these.
     """
+    # Differences of states far above their scale would be lost in rounding.
+    scales = torch.maximum(scales, x.abs())
     parts = 0.5 + (torch.arange(x.shape[-1], dtype=x.dtype, device=x.device) * GOLDEN).frac()
-    direction = parts.expand_as(x)
-    size = torch.zeros_like(t)
-    for _ in range(2):
+    direction, size = parts.expand_as(x), torch.zeros_like(t)
+
+    def grow(direction: Tensor) -> tuple[Tensor, Tensor]:
         probe = PROBE * scales * direction / direction.norm(dim=-1, keepdim=True)
         change = (rhs(t, x + probe) - slope) / scales
-        size = change.norm(dim=-1) / PROBE
-        direction = torch.where(size.unsqueeze(-1) > 0, change, direction)
+        length = change.norm(dim=-1)
+        return torch.where(length.unsqueeze(-1) > 0, change, direction), length / PROBE
+
+    for _ in range(2):
+        direction, size = grow(direction)
+    high = size > suspect
+    if bool(high.any()):
+        growth = []
+        for _ in range(2 * x.shape[-1]):
+            direction, rate = grow(direction)
+            growth.append(rate)
+        average = torch.stack(growth[x.shape[-1] :]).log().mean(0).exp()
+        size = torch.where(high, average, size)
     return size.nan_to_num(0.0, 0.0)

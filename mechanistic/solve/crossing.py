@@ -56,8 +56,6 @@ class Path(NamedTuple):
 
     def state(self, theta: Tensor) -> Tensor:
         """States at the fractions `theta`, `(row, state)`."""
-        if bool((theta >= 1).all()):
-            return self.end
         inner = self.method.interpolate(theta, self.x, self.end, self.h, self.stages)
         return torch.where((theta >= 1).unsqueeze(-1), self.end, inner)
 
@@ -101,10 +99,11 @@ def first_crossing(path: Path, arriving: Tensor) -> Crossing:
     assert modes is not None
     low, high = torch.zeros_like(path.t), torch.ones_like(path.t)
     found = torch.zeros_like(path.t, dtype=torch.bool)
-    # What time alone changes is changed between two looks only where the clock has been asked.
-    samples = SAMPLES[-1:] if bool(path.discrete.timed.all()) else SAMPLES
-    for theta, changed in zip(samples, _changed(path, samples), strict=True):
-        at = torch.full_like(path.t, theta)
+    # What time alone changes is changed between two looks only where the clock has been asked. What starts on a surface
+    # may leave it for a moment only.
+    shares = SAMPLES[-1:] if bool(path.discrete.timed.all()) else SAMPLES
+    samples = [4 * _finest(path), *(torch.full_like(path.t, share) for share in shares)]
+    for at, changed in zip(samples, _changed(path, samples), strict=True):
         high = torch.where(changed & ~found, at, high)
         found = found | changed
         low = torch.where(found, low, at)
@@ -119,13 +118,12 @@ def first_crossing(path: Path, arriving: Tensor) -> Crossing:
     return Crossing(found, high)
 
 
-def _changed(path: Path, samples: Sequence[float]) -> Tensor:
+def _changed(path: Path, samples: Sequence[Tensor]) -> Tensor:
     """Whether modes have changed at some fractions of the steps, `(sample, row)`; all looked at in one batch."""
     count = len(path.t)
     several = path.select(torch.arange(count, device=path.t.device).repeat(len(samples)))
-    theta = path.t.new_tensor(samples).repeat_interleave(count)
     assert several.rhs.modes is not None
-    return (several.modes(theta) != several.rhs.modes).any(-1).reshape(len(samples), count)
+    return (several.modes(torch.cat(list(samples))) != several.rhs.modes).any(-1).reshape(len(samples), count)
 
 
 def _refined(path: Path, low: Tensor, high: Tensor) -> Tensor:

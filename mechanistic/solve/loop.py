@@ -158,7 +158,8 @@ class _Run:
             pair = step_both(method, rhs, clocks.t, clocks.x, clocks.shadow, size)
         step = method.step(rhs, clocks.t, clocks.x, size, first) if pair is None else pair.step
         if step.stiffness is not None and self.attempts % PROBED == 0:
-            rate = fastest_rate(rhs, clocks.t, clocks.x, step.stages[0], self.scales)
+            suspect = FAR_BEYOND * STIFF_BOUND / size
+            rate = fastest_rate(rhs, clocks.t, clocks.x, step.stages[0], self.scales, suspect)
             step = step._replace(stiffness=torch.maximum(step.stiffness, size * rate))
         verdict = judge(clocks.x, step.x, step.error, self.scales, self.floor, clocks.undershoots, tolerance)
         shadow = clocks.shadow

@@ -30,8 +30,11 @@ BEYOND = 1.02
 WORTHWHILE = 10
 """How long such a step must be, in smallest steps: a shorter one is no more accurate, and would look like a failure."""
 
-STANDSTILL = 100
-"""How often conditions may change one after the other while time stands still."""
+STANDSTILL = 12
+"""How often conditions may change one after the other while time stands still, and events come ever faster."""
+
+ACCUMULATED = 1e-9
+"""Relative time between events that come ever faster from which on they are taken to accumulate (Zeno's paradox)."""
 
 
 class _Read(NamedTuple):
@@ -59,6 +62,8 @@ class Switching:
         self._history = History(method, discrete, start, problem.initial) if discrete.delays else None
         self._settled_at = torch.full_like(start, -torch.inf)
         self._idle = torch.zeros(subjects, dtype=torch.long, device=start.device)
+        self._jumped_at, self._gap = torch.full_like(start, -torch.inf), torch.full_like(start, torch.inf)
+        self._faster = torch.zeros_like(self._idle)
         self._read: list[_Read] = []
 
     def rhs(self, clocks: Clocks, inputs: Tensor | None) -> Rhs:
@@ -197,7 +202,7 @@ class Switching:
         with torch.no_grad():
             modes = self._discrete.mode(mine.t, mine.x, mine.parameters, self._delayed(mine))
             changed = (modes != mine.modes).any(-1)
-            status = torch.where(self._stuck(mine) & (status == Status.OK), int(Status.EVENTS), status)
+            status = torch.where(self._stuck(mine, settled.jumped) & (status == Status.OK), int(Status.EVENTS), status)
         if self._history is not None:
             self._history.listen(mine.subject, jumped | changed, mine.t, mine.x, mine.parameters)
         moved = clocks._replace(
@@ -214,13 +219,18 @@ class Switching:
         rhs = Rhs(self._problem.field, moment.p, None, unlocked, lookup)
         return consistent(rhs, moment.t, moment.x)
 
-    def _stuck(self, mine: Clocks) -> Tensor:
-        """Whether conditions have changed again and again while time stood still, `(row,)`."""
-        t = mine.t.detach()
-        still = t - self._settled_at[mine.subject] <= 1e-14 * (1 + t.abs())
-        idle = torch.where(still, self._idle[mine.subject] + 1, 0)
-        self._idle[mine.subject], self._settled_at[mine.subject] = idle, t
-        return idle > STANDSTILL
+    def _stuck(self, mine: Clocks, jumped: Tensor) -> Tensor:
+        """Whether time stands still while conditions change, or events come ever faster without end, `(row,)`."""
+        t, subject = mine.t.detach(), mine.subject
+        still = t - self._settled_at[subject] <= 1e-13 * (1 + t.abs())
+        idle = torch.where(still, self._idle[subject] + 1, 0)
+        gap = t - self._jumped_at[subject]
+        faster = torch.where(gap < self._gap[subject], self._faster[subject] + 1, 0)
+        self._idle[subject], self._settled_at[subject] = idle, t
+        for kept, fresh in ((self._faster, faster), (self._gap, gap), (self._jumped_at, t)):
+            kept[subject] = torch.where(jumped, fresh, kept[subject])
+        zeno = jumped & (faster > STANDSTILL) & (gap < ACCUMULATED * (1 + t.abs()))
+        return (idle > STANDSTILL) | zeno
 
     # What is seen
 

@@ -207,7 +207,7 @@ def test_strict_and_weak_conditions_differ_at_their_moment_alone() -> None:
 
 
 def test_events_without_end_are_a_status() -> None:
-    flip = Event("flip", S("count") < 1, {"count": 1})
+    flip = Event("flip", S("count") < 1, {"count": 1}, initially=False)
     flop = Event("flop", S("count") > 0, {"count": 0})
     solution = simulate(decay(flip, flop), [1.0])
     assert int(solution.status) == Status.EVENTS
