@@ -5,6 +5,7 @@ with a graph; the moment of a crossing is the root of its surface along the step
 is the saltation term of a jump.
 """
 
+import warnings
 from typing import NamedTuple, final
 
 import torch
@@ -30,11 +31,11 @@ BEYOND = 1.02
 WORTHWHILE = 10
 """How long such a step must be, in smallest steps: a shorter one is no more accurate, and would look like a failure."""
 
-STANDSTILL = 12
-"""How often conditions may change one after the other while time stands still, and events come ever faster."""
+STANDSTILL = 100
+"""How often conditions may change one after the other while time stands still."""
 
-ACCUMULATED = 1e-9
-"""Relative time between events that come ever faster from which on they are taken to accumulate (Zeno's paradox)."""
+EVER_FASTER, ACCUMULATED = 12, 1e-9
+"""So many events, each sooner than the one before, the last after this relative time, accumulate (Zeno's paradox)."""
 
 
 class _Read(NamedTuple):
@@ -64,6 +65,7 @@ class Switching:
         self._idle = torch.zeros(subjects, dtype=torch.long, device=start.device)
         self._jumped_at, self._gap = torch.full_like(start, -torch.inf), torch.full_like(start, torch.inf)
         self._faster = torch.zeros_like(self._idle)
+        self._accumulated = torch.zeros_like(self._idle, dtype=torch.bool)
         self._read: list[_Read] = []
 
     def rhs(self, clocks: Clocks, inputs: Tensor | None) -> Rhs:
@@ -220,17 +222,17 @@ class Switching:
         return consistent(rhs, moment.t, moment.x)
 
     def _stuck(self, mine: Clocks, jumped: Tensor) -> Tensor:
-        """Whether time stands still while conditions change, or events come ever faster without end, `(row,)`."""
+        """Whether time stands still while conditions change, `(row,)`; notes events that come ever faster."""
         t, subject = mine.t.detach(), mine.subject
-        still = t - self._settled_at[subject] <= 1e-13 * (1 + t.abs())
+        still = t - self._settled_at[subject] <= 1e-14 * (1 + t.abs())
         idle = torch.where(still, self._idle[subject] + 1, 0)
         gap = t - self._jumped_at[subject]
         faster = torch.where(gap < self._gap[subject], self._faster[subject] + 1, 0)
         self._idle[subject], self._settled_at[subject] = idle, t
         for kept, fresh in ((self._faster, faster), (self._gap, gap), (self._jumped_at, t)):
             kept[subject] = torch.where(jumped, fresh, kept[subject])
-        zeno = jumped & (faster > STANDSTILL) & (gap < ACCUMULATED * (1 + t.abs()))
-        return (idle > STANDSTILL) | zeno
+        self._accumulated[subject] |= jumped & (faster > EVER_FASTER) & (gap < ACCUMULATED * (1 + t.abs()))
+        return idle > STANDSTILL
 
     # What is seen
 
@@ -264,6 +266,15 @@ class Switching:
 
     def read_end(self, clocks: Clocks) -> tuple[Tensor, Tensor]:
         """States and delayed values at all outputs, `(batch, time, …)`; the clocks of all subjects have stopped."""
+        if bool(self._accumulated.any()):
+            first = int(self._accumulated.nonzero()[0, 0])
+            warnings.warn(
+                f"events of {int(self._accumulated.sum())} of {len(self._accumulated)} subjects come ever faster and"
+                f" accumulate, in row {first} near t = {float(self._jumped_at[first]):.6g}; once they are closer than"
+                " times can tell apart, the simulation goes on without them",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         times, before = self._problem.times, self._problem.before
         done = (clocks.status == Status.OK)[:, None]
         self._read_at(clocks, done & ~before & (times >= clocks.t.detach()[:, None]))

@@ -215,11 +215,10 @@ def test_events_without_end_are_a_status() -> None:
         solution.check()
 
 
-def test_bounces_that_accumulate_are_a_status() -> None:
+def test_bounces_that_accumulate_are_told() -> None:
     """With e = 1/2 the bounces of this ball end at three times the time of its fall (Zeno's paradox)."""
-    solution = simulate(ball(), [0.5, 2.0], {"e": 0.5})
-    assert int(solution.status) == Status.EVENTS
-    assert float(solution.reached) == pytest.approx(3 * math.sqrt(2 / 9.81), rel=1e-6)
+    with pytest.warns(RuntimeWarning, match=r"come ever faster and accumulate, in row 0 near t = 1.35"):
+        simulate(ball(), [0.5, 2.0], {"e": 0.5})
 
 
 def test_a_negative_delay_is_a_status_of_that_subject_alone() -> None:
