@@ -28,8 +28,14 @@ def needed(assignments: Mapping[str, Expr], expressions: Iterable[Basic]) -> dic
 
 def _used(switches: Switches, expressions: Iterable[Basic]) -> tuple[bool, ...]:
     """Of each delayed value, whether some expressions use it, directly or through other delayed values."""
-    asked = set().union(*(expression.free_symbols for expression in (*expressions, *switches.past, *switches.lags)))
-    return tuple(symbol in asked for symbol in switches.delayed)
+    place = {symbol: i for i, symbol in enumerate(switches.delayed)}
+    found: set[int] = set()
+    pending: list[Basic] = list(expressions)
+    while pending:
+        fresh = {place[atom] for atom in pending.pop().free_symbols if atom in place} - found
+        found |= fresh
+        pending += [part for i in fresh for part in (switches.past[i], switches.lags[i])]
+    return tuple(i in found for i in range(len(place)))
 
 
 @final
