@@ -158,7 +158,7 @@ def test_a_case_that_takes_too_long_is_stopped(folder):
     verdicts = runner.score(read_cases(folder)[:1], jobs=1, timeout=0.0, memory=2**33)
     assert verdicts[0].status == "unsupported"
     assert "no answer within" in verdicts[0].reason
-    assert summary(verdicts) == "sbml: 0 passed, 0 failed, 0 unsupported, 1 errors"
+    assert summary(verdicts) == "sbml: 0 passed, 0 failed, 1 unsupported, 0 errors"
 
 
 def test_a_child_that_cannot_start_is_an_error(folder):
