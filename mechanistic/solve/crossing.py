@@ -1,6 +1,6 @@
 """Where a step crosses a surface: the first moment at which a mode is not what the step took it for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -61,21 +61,20 @@ class Path(NamedTuple):
 
     def modes(self, theta: Tensor) -> Tensor:
         """Modes at the fractions `theta`, `(row, mode)`."""
-        return self._look(self.discrete.mode, theta)
+        return self.discrete.mode(*self._at(theta))
 
     def surfaces(self, theta: Tensor) -> Tensor:
         """Surfaces at the fractions `theta`, `(row, mode)`."""
-        return self._look(self.discrete.surface, theta)
+        return self.discrete.surface(*self._at(theta))
 
     def both(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Modes and surfaces at the fractions `theta`, each `(row, mode)`."""
-        t, x = self.t + theta * self.h, self.state(theta)
-        p, held = self.rhs.parameters, self.rhs.delayed_at(t, x)
-        return self.discrete.mode(t, x, p, held), self.discrete.surface(t, x, p, held)
+        at = self._at(theta)
+        return self.discrete.mode(*at), self.discrete.surface(*at)
 
-    def _look(self, what: Callable[..., Tensor], theta: Tensor) -> Tensor:
+    def _at(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         t, x = self.t + theta * self.h, self.state(theta)
-        return what(t, x, self.rhs.parameters, self.rhs.delayed_at(t, x))
+        return t, x, self.rhs.parameters, self.rhs.delayed_at(t, x)
 
 
 class Crossing(NamedTuple):
@@ -107,11 +106,9 @@ def first_crossing(path: Path, arriving: Tensor) -> Crossing:
         high = torch.where(changed & ~found, at, high)
         found = found | changed
         low = torch.where(found, low, at)
-    search = found
-    if bool((found & arriving).any()):
-        late = found & arriving & (path.modes(1 - 4 * _finest(path)) == modes).all(-1)
-        search = found & ~late
-        high = torch.where(late, 1.0, high)
+    search, at_end = found, found & arriving & (high == 1.0)
+    if bool(at_end.any()):
+        search = found & ~(at_end & (path.modes(1 - 4 * _finest(path)) == modes).all(-1))
     rows = search.nonzero().squeeze(1)
     if len(rows):
         high = high.index_put((rows,), _refined(path.select(rows), low[rows], high[rows]))

@@ -238,6 +238,17 @@ def test_a_rate_that_is_switched_in_time_is_integrated_exactly(solver) -> None:
     check_gradient(model, [1.5, 3.0], solver)
 
 
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_a_surface_that_is_left_and_met_again_within_one_step_is_met(solver) -> None:
+    """A throw from the ground after a long rest: the step that follows reaches the end, the flight ends before."""
+    throw = Event("throw", time >= 100, {"v": 1, "pull": 2})
+    land = Event("land", S("h") <= 0, {"count": S("count") + 1, "v": 0, "pull": 0})
+    states = tuple(free(name) for name in ("h", "v", "pull", "count"))
+    model = KineticModel("throw", states, rates={"h": S("v"), "v": -S("pull")}, events=(throw, land))
+    found = simulate(model, [103.0], solver=solver).states[0]
+    torch.testing.assert_close(found, torch.tensor([0.0, 0, 0, 1], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 def test_a_short_pulse_is_not_stepped_over() -> None:
     """A window of a ten-thousandth of the span, which no error control would notice."""
     pulse = sympy.Piecewise((1000, (time > 7) & (time < 7.001)), (0, True))
