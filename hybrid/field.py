@@ -96,7 +96,7 @@ class HybridField(AbstractVectorField):
         return self.amounts(x), self.driven_parameters(t, x, p)
 
     def forward(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
-        amounts = x if self.latent is None else x[..., : len(self.known.state_names)]
+        amounts = self.amounts(x)
         seen = self._seen(t, x, p)
         rate = self._add_learned(self.known(t, amounts, self._driven(seen, p), held), seen, amounts)
         return rate if self.latent is None else torch.cat([rate, self._latent_rate(t, x)], dim=-1)
@@ -110,7 +110,7 @@ class HybridField(AbstractVectorField):
 
     def residual(self, t: Tensor, x: Tensor, p: Tensor) -> Tensor:
         """All learned fluxes, `(*batch, flux)`, in the order of `flux_names`; arguments as for `forward`."""
-        amounts = x[..., : len(self.known.state_names)]
+        amounts = self.amounts(x)
         seen = self._seen(t, x, p)
         fluxes = [
             cast(FluxResidual, residual).flux(self._inputs("residual", i, seen), amounts)
@@ -136,7 +136,7 @@ class HybridField(AbstractVectorField):
 
     def amounts(self, x: Tensor) -> Tensor:
         """The mechanism's states among all, `(*batch, state)`."""
-        return x[..., : len(self.known.state_names)]
+        return x if self.latent is None else x[..., : len(self.known.state_names)]
 
     def nominal(self) -> Tensor:
         known = self.known.nominal()

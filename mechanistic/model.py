@@ -501,7 +501,7 @@ class KineticModel:
     @cached_property
     def _written_out(self) -> dict[Symbol, Expr]:
         """The symbol of each assignment to its expression over states, parameters and time."""
-        return _written_out(self.assignments)
+        return written_out(self.assignments)
 
     def __eq__(self, other: object) -> bool:
         return self.digest == other.digest if isinstance(other, KineticModel) else NotImplemented
@@ -600,16 +600,16 @@ def _rule_problems(model: KineticModel) -> list[str]:
     cycle = _cycle(model.assignments)
     if cycle:
         return [*problems, f"the assignments form a cycle: {' -> '.join(cycle)}"]
-    written_out = _written_out(_in_dependence_order(model.assignments))
+    flat = written_out(_in_dependence_order(model.assignments))
     for state in model.states:
-        moving = {atom.name for atom in state.initial.xreplace(written_out).free_symbols - {time}} & states
+        moving = {atom.name for atom in state.initial.xreplace(flat).free_symbols - {time}} & states
         if moving:
             names = ", ".join(sorted(moving))
             problems.append(f"initial value of `{state.name}`: depends on states ({names}); write it over parameters")
     return problems
 
 
-def _written_out(ordered: Mapping[str, Expr]) -> dict[Symbol, Expr]:
+def written_out(ordered: Mapping[str, Expr]) -> dict[Symbol, Expr]:
     """Assignments in dependence order with every assignment in them replaced by its expression."""
     replaced: dict[Symbol, Expr] = {}
     for name, value in ordered.items():

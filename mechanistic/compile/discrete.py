@@ -67,7 +67,7 @@ class Discrete(AbstractDiscrete):
         surfaces = [mode.surface for mode in switches.modes]
         self.driving = _used(switches, moving)
         self.watched = _used(switches, [*moving, *surfaces, *needed(switches.assignments, surfaces).values()])
-        used = [mode.value for mode in switches.modes] + [mode.surface for mode in switches.modes]
+        used = [*surfaces, *(mode.value for mode in switches.modes)]
         used += [switches.undelayed(part) for event in events for part in event.expressions().values()]
         assignments = needed(switches.assignments, used)
         layout = replace(layout, assignments=assignment_columns(assignments))
@@ -77,7 +77,7 @@ class Discrete(AbstractDiscrete):
             return Expressions([switches.undelayed(expression) for expression in expressions], layout)
 
         self._mode = compiled([mode.value for mode in switches.modes])
-        self._surface = compiled([mode.surface for mode in switches.modes])
+        self._surface = compiled(surfaces)
         self._clock = compiled([mode.clock for mode in switches.modes])
         self._lags = nn.ModuleList(compiled([lag]) for lag in switches.lags)
         self._past = nn.ModuleList(compiled([past]) for past in switches.past)

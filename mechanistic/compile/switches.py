@@ -14,7 +14,7 @@ import sympy
 from sympy import Basic, Expr, Piecewise, Symbol
 from sympy.core.relational import Eq, Ne, Relational
 
-from mechanistic.model import KineticModel, delay, symbol, time
+from mechanistic.model import KineticModel, delay, time, written_out
 
 CLOCK_TERMS = 200
 """Most terms of a surface that is looked at for the time at which it is crossed."""
@@ -67,11 +67,8 @@ class Switches:
                 found.setdefault(atom)
         self._delays: dict[Basic, Symbol] = {atom: _held(i) for i, atom in enumerate(found)}
         self.assignments = {name: self.undelayed(value) for name, value in model.assignments.items()}
-        self._written: dict[Symbol, Expr] = {}
-        for name, value in self.assignments.items():
-            self._written[symbol(name)] = value.xreplace(self._written)
-        self.past = [self._expanded(_inside(atom.args[0], self._delays)) for atom in found]
-        self.lags = [self._expanded(_inside(atom.args[1], self._delays)) for atom in found]
+        flat = written_out(self.assignments)
+        self.past, self.lags = ([self.undelayed(atom.args[i]).xreplace(flat) for atom in found] for i in (0, 1))
         self._locks: dict[Basic, Basic] = {}
         self._moving = self._moving_names()
         self.modes = self._read_modes()
@@ -98,9 +95,6 @@ class Switches:
     def locked(self, expression: Expr) -> Expr:
         """`expression` with delays and modes replaced by their symbols."""
         return _without_remainders(self.undelayed(expression)).xreplace(self._locks)
-
-    def _expanded(self, expression: Expr) -> Expr:
-        return expression.xreplace(self._written)
 
     def _moving_names(self) -> set[str]:
         """States and assignments that change between events, and with them."""
@@ -131,10 +125,7 @@ class Switches:
         first = len(self._delays)
         for i, atom in enumerate(atoms, start=first):
             self._locks[atom] = _lock(atom, _held(i))
-        steady = {name: value.xreplace(self._locks) for name, value in self.assignments.items()}
-        written: dict[Symbol, Expr] = {}
-        for name, value in steady.items():
-            written[symbol(name)] = value.xreplace(written)
+        written = written_out({name: value.xreplace(self._locks) for name, value in self.assignments.items()})
         return tuple(self._mode(atom, _held(i), written) for i, atom in enumerate(atoms, start=first))
 
     def _mode(self, atom: Basic, held: Symbol, written: Mapping[Symbol, Expr]) -> Mode:
@@ -178,10 +169,6 @@ def _still(model: KineticModel) -> set[str]:
     moved = {name for reaction in model.reactions for name in reaction.stoichiometry}
     moved |= {*model.rates, *model.algebraic}
     return {*model.parameter_names, *(name for name in model.state_names if name not in moved)}
-
-
-def _inside(expression: Expr, delays: Mapping[Basic, Symbol]) -> Expr:
-    return expression.xreplace(delays)
 
 
 def _lock(atom: Basic, held: Symbol) -> Basic:

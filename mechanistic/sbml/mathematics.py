@@ -355,16 +355,16 @@ def write_node(expression: Basic, names: Mapping[str, str]) -> libsbml.ASTNode:
     if isinstance(expression, ITE):
         condition, yes, no = expression.args
         parts = sympy.And(condition, yes), sympy.And(sympy.Not(condition), no)
-        return _node(libsbml.AST_LOGICAL_OR, *(write_node(part, names) for part in parts))
+        return tree(libsbml.AST_LOGICAL_OR, *(write_node(part, names) for part in parts))
     for name, (function, _, _) in DEFINED.items():
         if expression.func is function:
-            call = _node(libsbml.AST_FUNCTION, *(write_node(argument, names) for argument in expression.args))
+            call = tree(libsbml.AST_FUNCTION, *(write_node(argument, names) for argument in expression.args))
             call.setName(FUNCTION_PREFIX + name)
             return call
     row = _BY_CLASS.get(expression.func)
     if row is None:
         raise Untranslatable(f"`{expression.func.__name__}` has no counterpart in SBML (in {expression})")
-    return _node(row.node, *(write_node(argument, names) for argument in expression.args))
+    return tree(row.node, *(write_node(argument, names) for argument in expression.args))
 
 
 def definition_node(name: str) -> libsbml.ASTNode:
@@ -381,7 +381,8 @@ def definition_node(name: str) -> libsbml.ASTNode:
     return node
 
 
-def _node(kind: int, *children: libsbml.ASTNode) -> libsbml.ASTNode:
+def tree(kind: int, *children: libsbml.ASTNode) -> libsbml.ASTNode:
+    """A syntax tree of a kind with its children."""
     node = libsbml.ASTNode(kind)
     for child in children:
         node.addChild(child)
@@ -402,7 +403,7 @@ def _number_node(value: sympy.Number) -> libsbml.ASTNode:
     if isinstance(value, Integer):
         return _integer_node(int(value))
     if isinstance(value, Rational):
-        return _node(libsbml.AST_DIVIDE, _integer_node(int(value.p)), _integer_node(int(value.q)))
+        return tree(libsbml.AST_DIVIDE, _integer_node(int(value.p)), _integer_node(int(value.q)))
     double = float(value)
     if not (math.isfinite(double) and (value == 0 or abs(double) >= sys.float_info.min)):
         raise Untranslatable(f"the number {value} is not a normal double")
@@ -432,17 +433,17 @@ def _integer_node(value: int) -> libsbml.ASTNode:
     node.setValue(low)
     base = libsbml.ASTNode(libsbml.AST_INTEGER)
     base.setValue(10**9)
-    total = _node(libsbml.AST_PLUS, _node(libsbml.AST_TIMES, _integer_node(high), base), node)
-    return total if value > 0 else _node(libsbml.AST_MINUS, total)
+    total = tree(libsbml.AST_PLUS, tree(libsbml.AST_TIMES, _integer_node(high), base), node)
+    return total if value > 0 else tree(libsbml.AST_MINUS, total)
 
 
 def _power_node(expression: sympy.Pow, names: Mapping[str, str]) -> libsbml.ASTNode:
     base, exponent = expression.args
     if exponent == -1:
-        return _node(libsbml.AST_DIVIDE, _integer_node(1), write_node(base, names))
+        return tree(libsbml.AST_DIVIDE, _integer_node(1), write_node(base, names))
     if exponent == Rational(1, 2):
-        return _node(libsbml.AST_FUNCTION_ROOT, _integer_node(2), write_node(base, names))
-    return _node(libsbml.AST_POWER, write_node(base, names), write_node(exponent, names))
+        return tree(libsbml.AST_FUNCTION_ROOT, _integer_node(2), write_node(base, names))
+    return tree(libsbml.AST_POWER, write_node(base, names), write_node(exponent, names))
 
 
 def _piecewise_node(expression: Piecewise, names: Mapping[str, str]) -> libsbml.ASTNode:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import libsbml
 
+from mechanistic.sbml.mathematics import tree
+
 
 def standing_still(node: libsbml.ASTNode, timed: Mapping[str, libsbml.ASTNode]) -> libsbml.ASTNode:
     """The same mathematics with each delayed value that depends on time held at its value at the start before it.
@@ -18,8 +20,8 @@ def standing_still(node: libsbml.ASTNode, timed: Mapping[str, libsbml.ASTNode]) 
     """
     copy = _rebuilt(node, [standing_still(child, timed) for child in _children(node)])
     if node.getType() == libsbml.AST_FUNCTION_DELAY and _depends_on_time(node.getChild(0), timed):
-        before = _node(libsbml.AST_RELATIONAL_LT, _time(), _zero())
-        held = _node(
+        before = tree(libsbml.AST_RELATIONAL_LT, _time(), _zero())
+        held = tree(
             libsbml.AST_FUNCTION_PIECEWISE, _at_start(node.getChild(0), timed), before, copy.getChild(0).deepCopy()
         )
         copy.replaceChild(0, held, True)
@@ -51,13 +53,6 @@ def _rebuilt(node: libsbml.ASTNode, children: list[libsbml.ASTNode]) -> libsbml.
     for i, child in enumerate(children):
         copy.replaceChild(i, child, True)
     return copy
-
-
-def _node(kind: int, *children: libsbml.ASTNode) -> libsbml.ASTNode:
-    node = libsbml.ASTNode(kind)
-    for child in children:
-        node.addChild(child)
-    return node
 
 
 def _time() -> libsbml.ASTNode:

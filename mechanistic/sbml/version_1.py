@@ -5,7 +5,7 @@ from typing import Final
 
 import libsbml
 
-from mechanistic.sbml.mathematics import FUNCTION_PREFIX
+from mechanistic.sbml.mathematics import FUNCTION_PREFIX, tree
 
 EXTREMES: Final = {
     libsbml.AST_FUNCTION_MIN: ("Min", libsbml.AST_RELATIONAL_LT),
@@ -29,7 +29,7 @@ def in_version_1(node: libsbml.ASTNode, used: set[str]) -> libsbml.ASTNode:
         return reduce(lambda a, b: _called(name, a, b), children)
     if kind == libsbml.AST_LOGICAL_IMPLIES:
         condition, consequence = children
-        return _node(libsbml.AST_LOGICAL_OR, _node(libsbml.AST_LOGICAL_NOT, condition), consequence)
+        return tree(libsbml.AST_LOGICAL_OR, tree(libsbml.AST_LOGICAL_NOT, condition), consequence)
     copy = node.deepCopy()
     for i, child in enumerate(children):
         copy.replaceChild(i, child, True)
@@ -44,13 +44,13 @@ def extreme_node(name: str) -> libsbml.ASTNode:
         bound = _named(argument)
         bound.setBvar()
         lambda_node.addChild(bound)
-    first = _node(relation, _named("a"), _named("b"))
-    lambda_node.addChild(_node(libsbml.AST_FUNCTION_PIECEWISE, _named("a"), first, _named("b")))
+    first = tree(relation, _named("a"), _named("b"))
+    lambda_node.addChild(tree(libsbml.AST_FUNCTION_PIECEWISE, _named("a"), first, _named("b")))
     return lambda_node
 
 
 def _called(name: str, *arguments: libsbml.ASTNode) -> libsbml.ASTNode:
-    node = _node(libsbml.AST_FUNCTION, *arguments)
+    node = tree(libsbml.AST_FUNCTION, *arguments)
     node.setName(FUNCTION_PREFIX + name)
     return node
 
@@ -58,11 +58,4 @@ def _called(name: str, *arguments: libsbml.ASTNode) -> libsbml.ASTNode:
 def _named(name: str) -> libsbml.ASTNode:
     node = libsbml.ASTNode(libsbml.AST_NAME)
     node.setName(name)
-    return node
-
-
-def _node(kind: int, *children: libsbml.ASTNode) -> libsbml.ASTNode:
-    node = libsbml.ASTNode(kind)
-    for child in children:
-        node.addChild(child)
     return node

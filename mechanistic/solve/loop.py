@@ -100,7 +100,7 @@ class _Run:
         clocks = Clocks(
             torch.arange(len(t), device=t.device), t, x, zero, torch.zeros_like(x), segment, none, zero + 1.0, none,
             none, none, none, none, self.problem.parameters, times, jumps, rates, t, torch.zeros_like(x),
-            x.new_zeros(len(x), modes), torch.zeros_like(x),
+            x.new_zeros(len(x), modes), torch.zeros_like(x) if self.shadowed else x[..., :0],
         )  # fmt: skip
         everyone = torch.ones_like(t, dtype=torch.bool)
         if self.switching is not None:
@@ -128,9 +128,12 @@ class _Run:
         span = (clocks.times[:, -1] - clocks.t).clamp_min(0)
         quiet = torch.where(clocks.h > 0, torch.minimum(clocks.h, span), 1e-6 * span)
         guess = first_step(clocks.t, clocks.x, slope, self.scales, self.problem.tolerance, span, quiet)
+        shadow = clocks.shadow
+        if self.shadowed:
+            shadow = torch.where(rows.unsqueeze(-1), cast_shadow(clocks.x, self.scales), shadow)
         return clocks._replace(
             first=torch.where(rows.unsqueeze(-1), slope, clocks.first),
-            shadow=torch.where(rows.unsqueeze(-1), cast_shadow(clocks.x, self.scales), clocks.shadow),
+            shadow=shadow,
             h=torch.where(jumped, torch.maximum(guess, torch.minimum(pace, span)), clocks.h),
             error=torch.where(rows, 1.0, clocks.error),
         )

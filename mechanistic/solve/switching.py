@@ -70,18 +70,16 @@ class Switching:
 
     def rhs(self, clocks: Clocks, inputs: Tensor | None) -> Rhs:
         """The right-hand side for steps that start where the clocks stand."""
-        delayed: Delayed | None = self._lookup(clocks)
+        delayed: Delayed | None = self._lookup(clocks.subject, clocks.t, clocks.parameters)
         if delayed is not None and not any(self._discrete.watched):
             delayed = Unwatched(self._discrete.delays)
         return Rhs(self._problem.field, clocks.parameters, inputs, clocks.modes, delayed)
 
-    def _lookup(self, clocks: Clocks) -> Lookup | None:
-        if self._history is None:
-            return None
-        return Lookup(self._history, clocks.subject, clocks.t.detach(), clocks.parameters)
+    def _lookup(self, subject: Tensor, begin: Tensor, p: Tensor) -> Lookup | None:
+        return None if self._history is None else Lookup(self._history, subject, begin.detach(), p)
 
     def _delayed(self, clocks: Clocks) -> Tensor:
-        lookup = self._lookup(clocks)
+        lookup = self._lookup(clocks.subject, clocks.t, clocks.parameters)
         return clocks.x[..., :0] if lookup is None else lookup(clocks.t, clocks.x)
 
     # Where to go
@@ -122,7 +120,7 @@ class Switching:
         rows = trial.accepted.nonzero().squeeze(1)
         if not self._discrete.modes or not len(rows):
             return trial
-        path = self._path(rhs.select(rows), clocks, trial, rows)
+        path = Path.of(self._method, rhs, clocks.t, trial.h, clocks.x, trial.step).select(rows)
         found, theta = first_crossing(path, trial.arriving[rows])
         again = found & (theta > WELL_PLACED[0]) & (theta < WELL_PLACED[1])
         again = again & (theta * path.h > WORTHWHILE * smallest_step(path.t))
@@ -134,11 +132,6 @@ class Switching:
             again=trial.again.index_put((rows,), again),
         )
 
-    def _path(self, rhs: Rhs, clocks: Clocks, trial: Trial, rows: Tensor) -> Path:
-        stages = torch.stack(trial.step.stages)[:, rows]
-        ends = clocks.t[rows], trial.h[rows], clocks.x[rows], trial.step.x[rows]
-        return Path(self._method, self._discrete, rhs, *ends, stages)
-
     # Getting there
 
     def land(self, clocks: Clocks, inputs: Tensor | None, trial: Trial) -> tuple[Tensor, Tensor]:
@@ -147,17 +140,19 @@ class Switching:
         if not len(rows):
             return clocks.t, clocks.x
         mine = clocks.select(rows)
-        rhs = self.rhs(mine, None if inputs is None else inputs[rows])
+        rhs = self.rhs(clocks, inputs)
         short = trial.theta[rows] < 1
         arriving = trial.arriving[rows] & ~short
         target = trial.target[rows]
         if self.graph:
             target = self.target(mine)
             h = torch.where(arriving, target - mine.t, trial.h[rows])
+            rhs = rhs.select(rows)
             path = Path.of(self._method, rhs, mine.t, h, mine.x, self._method.step(rhs, mine.t, mine.x, h))
             theta = self._differentiable(path, trial.theta[rows], trial.crossing[rows] & ~arriving)
         else:
-            path, theta = self._path(rhs, clocks, trial, rows), trial.theta[rows]
+            path = Path.of(self._method, rhs, clocks.t, trial.h, clocks.x, trial.step).select(rows)
+            theta = trial.theta[rows]
         ends = torch.where(arriving, target, mine.t + theta * path.h)
         states = path.end
         if bool(short.any()):
@@ -216,7 +211,7 @@ class Switching:
 
     def _consistent(self, moment: Moment) -> Consistent:
         """The states moved to where the algebraic equations hold, with the modes as they are there."""
-        lookup = self._history and Lookup(self._history, moment.subject, moment.t.detach(), moment.p)
+        lookup = self._lookup(moment.subject, moment.t, moment.p)
         unlocked = moment.x.new_zeros(len(moment.t), 0)
         rhs = Rhs(self._problem.field, moment.p, None, unlocked, lookup)
         return consistent(rhs, moment.t, moment.x)
@@ -248,11 +243,8 @@ class Switching:
         at = times[row, column]
         states = mine.state((at - mine.t) / mine.h)
         place = subject[row] * times.shape[1] + column
-        delayed = states[..., :0]
-        if self._history is not None:
-            p, since = mine.rhs.parameters, mine.t.detach()
-            delayed = Lookup(self._history, subject[row], since, p)(at, states)
-        self._read.append(_Read(place, states, delayed))
+        lookup = self._lookup(subject[row], mine.t, mine.rhs.parameters)
+        self._read.append(_Read(place, states, states[..., :0] if lookup is None else lookup(at, states)))
 
     def _read_at(self, clocks: Clocks, wanted: Tensor) -> None:
         row, column = wanted.nonzero(as_tuple=True)
