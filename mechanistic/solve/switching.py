@@ -28,6 +28,9 @@ in the middle of a step than at its ends."""
 BEYOND = 1.02
 """How far such a step reaches, relative to where the crossing is expected."""
 
+EXACT = 0.1
+"""A step whose error is a smaller part of the tolerance has dense output that is right all along; both have order 4."""
+
 WORTHWHILE = 10
 """How long such a step must be, in smallest steps: a shorter one is no more accurate, and would look like a failure."""
 
@@ -123,7 +126,7 @@ class Switching:
         path = Path.of(self._method, rhs, clocks.t, trial.h, clocks.x, trial.step).select(rows)
         found, theta = first_crossing(path, trial.arriving[rows])
         again = found & (theta > WELL_PLACED[0]) & (theta < WELL_PLACED[1])
-        again = again & (theta * path.h > WORTHWHILE * smallest_step(path.t))
+        again = again & (theta * path.h > WORTHWHILE * smallest_step(path.t)) & (trial.verdict.ratio[rows] > EXACT)
         taken = Crossing(found & ~again, torch.where(again, BEYOND * theta, theta))
         return trial._replace(
             accepted=trial.accepted.index_put((rows,), ~again),

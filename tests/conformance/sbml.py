@@ -152,8 +152,7 @@ def _scored(case: Case, child: Child) -> Verdict:
     try:
         answer = child.ask(case)
     except NoAnswer as reason:
-        # A case with very many events is not wrong; it is too slow here, and said to be.
-        status = "unsupported" if isinstance(reason, TimedOut) else "error"
+        status = "timeout" if isinstance(reason, TimedOut) else "error"
         return Verdict(case.id, status, f"the child process {reason}")
     if isinstance(answer, Verdict) and answer.reason.startswith("MemoryError"):
         # The next case has the memory to itself.
@@ -232,7 +231,7 @@ def _options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -
     parser.add_argument("folder", nargs="?", type=Path, help="folder of cases (default: the shared reference data)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for a report (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="child processes (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=150.0, help="seconds a case (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds a case (default: %(default)s)")
     parser.add_argument("--memory", type=float, default=8.0, help="GiB of address space a child (default: %(default)s)")
     parser.add_argument("--case", action="append", default=[], metavar="NNNNN", help="only this case (repeatable)")
     given = parser.parse_args(arguments)

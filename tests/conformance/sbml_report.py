@@ -44,7 +44,7 @@ OTHERS = (
         "1290",
         "",
         "",
-        "[its documentation](https://amici.readthedocs.io/en/latest/python_interface.html)",
+        "stated for AMICI; its pages that could be read say 1247 of 1821",
     ),
     Published(
         "SBMLImporter.jl",

@@ -156,9 +156,9 @@ def test_cases_that_cannot_be_read_are_errors_that_stop_nothing(tmp_path, capfd)
 
 def test_a_case_that_takes_too_long_is_stopped(folder):
     verdicts = runner.score(read_cases(folder)[:1], jobs=1, timeout=0.0, memory=2**33)
-    assert verdicts[0].status == "unsupported"
+    assert verdicts[0].status == "timeout"
     assert "no answer within" in verdicts[0].reason
-    assert summary(verdicts) == "sbml: 0 passed, 0 failed, 1 unsupported, 0 errors"
+    assert summary(verdicts) == "sbml: 0 passed, 0 failed, 0 unsupported, 1 errors"
 
 
 def test_a_child_that_cannot_start_is_an_error(folder):

@@ -14,25 +14,17 @@ from mechanistic import (
     KineticModel,
     Parameter,
     Reaction,
-    Rodas5P,
     Schedule,
     State,
     Status,
-    Tolerance,
-    Tsit5,
     delay,
     simulate,
     symbol,
     time,
 )
+from tests.mechanistic.event_models import SOLVERS, TIGHT, central, delayed_decay, free
 
 S = symbol
-TIGHT = Tolerance(1e-10, 1e-12)
-SOLVERS = [Tsit5(), Rodas5P()]
-
-
-def free(name: str, initial: object = 0) -> State:
-    return State(name, initial, nonnegative=False)
 
 
 def decay(*events: Event, rate: object = None) -> KineticModel:
@@ -64,16 +56,6 @@ def bounced(t: float, h0: float, g: float, e: float) -> float:
     while t >= start + 2 * speed / g:
         start, speed = start + 2 * speed / g, speed * e
     return speed * (t - start) - g * (t - start) ** 2 / 2
-
-
-def central(f, p: Tensor, step: float = 1e-4) -> Tensor:
-    """Derivatives of `f` by fourth-order central differences, one column a parameter."""
-    columns = []
-    for i in range(len(p)):
-        d = torch.zeros_like(p)
-        d[i] = step
-        columns.append((8 * (f(p + d) - f(p - d)) - (f(p + 2 * d) - f(p - 2 * d))) / (12 * step))
-    return torch.stack(columns, dim=-1)
 
 
 def check_gradient(model: KineticModel, times, solver=None, schedule=None) -> None:
@@ -270,10 +252,6 @@ def test_a_rate_that_is_switched_by_the_state_is_integrated_exactly() -> None:
     expected = torch.tensor([0.5, 0.4 * math.exp(-0.5 * 2.0)], dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
     check_gradient(model, [0.5, 2.6])
-
-
-def delayed_decay() -> KineticModel:
-    return KineticModel("lag", (free("x", 1),), (Parameter("L", 1.0),), rates={"x": -delay(S("x"), S("L"))})
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
