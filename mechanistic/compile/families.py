@@ -65,14 +65,7 @@ class Family(nn.Module):
         self.moving = tuple(moving)
         self.value = shape.tape
         builder = TapeBuilder(shape.tape.slots)
-        place = list(range(shape.tape.slots))
-        for instruction in shape.tape.instructions:
-            arguments = tuple(place[a] for a in instruction.arguments)
-            number = instruction.operation == "const"
-            place.append(
-                builder.constant(instruction.value) if number else builder.apply(instruction.operation, *arguments)
-            )
-        output = place[shape.tape.outputs[0]]
+        output = builder.replay(shape.tape, range(shape.tape.slots))[shape.tape.outputs[0]]
         slopes = {slot: differentiate(builder, output, slot) for slot in moving}
         self.slopes = tuple(slot for slot, register in slopes.items() if register is not None)
         self.derivative = builder.finish([r for r in slopes.values() if r is not None])

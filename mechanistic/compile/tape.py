@@ -47,6 +47,7 @@ UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "erf": torch.erf,
     "lgamma": torch.lgamma,
     "digamma": torch.digamma,
+    "trigamma": lambda a: torch.polygamma(1, a),
     "not": torch.logical_not,
 }
 BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -63,6 +64,10 @@ BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "xor": torch.logical_xor,
 }
 LOGICAL = frozenset({"lt", "le", "eq", "ne", "and", "or", "xor", "not", "true", "false"})
+FLAT = LOGICAL | {"floor", "ceil", "sign", "const"}
+"""Operations whose derivative is zero wherever there is one."""
+BRANCHING = frozenset({"where", "min", "max"})
+"""Operations that give one of their last two arguments."""
 
 
 @final
@@ -161,6 +166,16 @@ class TapeBuilder:
     def instruction(self, register: int) -> Instruction | None:
         """What computes a register; None for an input."""
         return None if register < self.slots else self._instructions[register - self.slots]
+
+    def replay(self, tape: Tape, inputs: Sequence[int]) -> list[int]:
+        """Where each register of a tape that reads `inputs` is found here: the inputs, then one an instruction."""
+        place = list(inputs)
+        for instruction in tape.instructions:
+            if instruction.operation == "const":
+                place.append(self.constant(instruction.value))
+            else:
+                place.append(self.apply(instruction.operation, *(place[a] for a in instruction.arguments)))
+        return place
 
     def apply(self, operation: str, *arguments: int) -> int:
         """The register of `operation(*arguments)`."""
@@ -265,34 +280,38 @@ def differentiate(builder: TapeBuilder, output: int, slot: int) -> int | None:
 
 
 def _derivative(b: TapeBuilder, register: int, instruction: Instruction, inner: list[int | None]) -> int | None:
-    if all(d is None for d in inner) or instruction.operation in LOGICAL | {"floor", "ceil", "sign"}:
+    if all(d is None for d in inner) or instruction.operation in FLAT:
         return None
     arguments = instruction.arguments
     operation = instruction.operation
-    if operation in {"where", "min", "max"}:
+    if operation in BRANCHING:
         return _branch_derivative(b, operation, arguments, inner)
     if operation == "guard":
         return inner[1]
     terms = []
     for position, d in enumerate(inner):
         if d is not None:
-            partial = _partial(b, register, operation, arguments, position)
-            terms.append(b.apply("mul", partial, d))
+            slope = partial(b, register, operation, arguments, position)
+            terms.append(b.apply("mul", slope, d))
     return b.total(terms)
 
 
 def _branch_derivative(b: TapeBuilder, operation: str, arguments: tuple[int, ...], inner: list[int | None]) -> int:
     zero = b.constant(0.0)
-    if operation == "where":
-        condition, (first, second) = arguments[0], inner[1:]
-    else:
-        first, second = inner
-        condition = b.apply("le", *(arguments if operation == "min" else reversed(arguments)))
+    condition = taken(b, operation, arguments)
+    first, second = inner[-2:]
     return b.apply("where", condition, zero if first is None else first, zero if second is None else second)
 
 
-def _partial(b: TapeBuilder, register: int, operation: str, arguments: tuple[int, ...], position: int) -> int:
-    """∂(operation)/∂(argument at `position`)."""
+def taken(b: TapeBuilder, operation: str, arguments: Sequence[int]) -> int:
+    """Whether `where`, `min` or `max` gives the first of its two branches, its last two arguments."""
+    if operation == "where":
+        return arguments[0]
+    return b.apply("le", *(arguments if operation == "min" else reversed(arguments)))
+
+
+def partial(b: TapeBuilder, register: int, operation: str, arguments: Sequence[int], position: int) -> int:
+    """∂(operation)/∂(argument at `position`), for a `register` that holds the smooth `operation(*arguments)`."""
     a = arguments[0]
     one = b.constant(1.0)
 
@@ -310,6 +329,10 @@ def _partial(b: TapeBuilder, register: int, operation: str, arguments: tuple[int
             return apply("xlogy", register, a)
         lowered = b.power(a, apply("sub", arguments[1], one))
         return apply("mul", arguments[1], lowered)
+    if operation == "xlogy":
+        # It stands for the derivative of a power by its exponent, and is zero where the power is.
+        slope = apply("log", arguments[1]) if position == 0 else apply("div", a, arguments[1])
+        return apply("where", apply("eq", a, b.constant(0.0)), b.constant(0.0), slope)
     if operation == "atan2":
         other = arguments[1 - position]
         squares = apply("add", apply("square", a), apply("square", arguments[1]))
@@ -348,5 +371,6 @@ def _unary_partial(b: TapeBuilder, register: int, operation: str, a: int) -> int
         "atanh": lambda: reciprocal(apply("sub", one, square)),
         "erf": lambda: apply("mul", b.constant(2 / math.sqrt(math.pi)), apply("exp", apply("neg", square))),
         "lgamma": lambda: apply("digamma", a),
+        "digamma": lambda: apply("trigamma", a),
     }
     return rules[operation]()
