@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from llvmlite import ir
 
 from mechanistic.compile.tape import BINARY, LOGICAL, UNARY
+from mechanistic.native.elementary import FORMULAS
 from mechanistic.native.functions import SUPPORTED, Functions, load_library
 from mechanistic.native.lanes import LANES
 from mechanistic.native.vectors import DOUBLE
@@ -82,19 +83,21 @@ def build(operation: str, arguments: int) -> llvm.ModuleRef:
     return parsed
 
 
-def engine(module: llvm.ModuleRef) -> llvm.ExecutionEngine:
+def engine(module: llvm.ModuleRef, *, plain: bool = False) -> llvm.ExecutionEngine:
+    """A compiler of this machine's instructions, or of those that every machine of its kind has."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     load_library()
-    features = llvm.get_host_cpu_features().flatten()
-    machine = llvm.Target.from_default_triple().create_target_machine(llvm.get_host_cpu_name(), features, opt=2)
+    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    choice = {"cpu": "generic", "features": ""} if plain else {"cpu": cpu, "features": features}
+    machine = llvm.Target.from_default_triple().create_target_machine(**choice, opt=2)
     return llvm.create_mcjit_compiler(module, machine)
 
 
 @cache
-def compiled(operation: str, arguments: int = 1) -> Call:
+def compiled(operation: str, arguments: int = 1, *, plain: bool = False) -> Call:
     """`operation` on arrays `(n)`, `LANES` at a time; the last block is filled up with ones."""
-    owner = engine(build(operation, arguments))
+    owner = engine(build(operation, arguments), plain=plain)
     owner.finalize_object()
     pointer = ctypes.POINTER(ctypes.c_double)
     function = ctypes.CFUNCTYPE(None, *[pointer] * (arguments + 1))(owner.get_function_address("evaluate"))
@@ -241,6 +244,13 @@ def test_a_lane_does_not_depend_on_the_others(operation):
         others[:, (lane + 3) % LANES] = values[:, lane]
         alone = compiled(operation, count)(*others)[(lane + 3) % LANES]
         assert alone.tobytes() == whole[lane].tobytes()
+
+
+@pytest.mark.parametrize("operation", [*FORMULAS, "floor", "max"])
+def test_a_processor_without_fused_operations_gets_the_same_bits(operation):
+    count = 1 + (operation in TWO_ARGUMENTS)
+    values = np.random.default_rng(0).normal(size=(count, 200)) * 5
+    assert compiled(operation, count, plain=True)(*values).tobytes() == compiled(operation, count)(*values).tobytes()
 
 
 def test_an_unknown_function_is_refused_with_its_neighbours():
