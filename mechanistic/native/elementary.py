@@ -22,11 +22,11 @@ from mechanistic.native.polynomials import (
     THIRD_REST,
     TRIGAMMA,
 )
-from mechanistic.native.vectors import SHIFT, Vector, power_of_two, scaled, split_exponent
+from mechanistic.native.vectors import SHIFT, Vector, power_of_two, split_exponent
 
 INFINITY = math.inf
 
-# Beyond these, exp is 0 or infinite for certain, and the exponents stay within what `scaled` takes.
+# Beyond these, exp is 0 or infinite for certain, and the exponents stay within what `_halves` takes.
 LOWEST, HIGHEST = -750.0, 710.0
 
 
@@ -35,11 +35,11 @@ def exp(x: Vector) -> Vector:
     x = x.at_least(LOWEST).at_most(HIGHEST)
     k = _nearest_whole(x * LOG2_E)
     r = k.fma(-LN_2_REST, k.fma(-LN_2, x))
-    return scaled(_expm1_reduced(r) + 1.0, k)
+    return _scaled(_expm1_reduced(r) + 1.0, k)
 
 
 def log(x: Vector) -> Vector:
-    """Within 1 ulp. Formulas: S. Ng, FDLIBM e_log.c, Sun Microsystems 1993."""
+    """Within 1 ulp; the formula of FDLIBM (Sun Microsystems, 1993, `e_log.c`)."""
     k, m = split_exponent(x)
     f = m - 1.0
     s = f / (m + 1.0)
@@ -50,24 +50,22 @@ def log(x: Vector) -> Vector:
 
 
 def power(x: Vector, y: Vector) -> Vector:
-    """`x^y` within 1.3 ulp; a negative x has powers with whole y only, a zero or infinite one has all."""
+    """`x^y` within 1.1 ulp; a negative x has powers with whole y only, a zero or infinite one has all."""
     high, low = _log_parts(x.absolute())
+    exponent = x.equals(1.0).choose(0.0, y)
     # As good as infinite, but its product with log 1 is 0.
-    factor = y.at_most(1e300).at_least(-1e300)
+    factor = exponent.at_most(1e300).at_least(-1e300)
     product = factor * high
     rest = factor.fma(high, -product) + factor * low
     # Where the logarithm is infinite, the error of the product is `inf - inf`.
     rest = (product.absolute() < 1000.0).choose(rest, 0.0)
     product = product.at_least(LOWEST).at_most(HIGHEST)
     k = _nearest_whole(product * LOG2_E)
-    r = k.fma(-LN_2_REST, k.fma(-LN_2, product) + rest)
-    size = scaled(_expm1_reduced(r) + 1.0, k)
-
-    half = y * 0.5
-    for_whole = half.floor().equals(half).choose(size, size.with_sign_of(x))
-    for_fraction = (x < 0.0).choose((x > -INFINITY).choose(math.nan, size), size)
-    value = y.floor().equals(y).choose(for_whole, for_fraction)
-    return y.equals(0.0).choose(1.0, x.equals(1.0).choose(1.0, value))
+    r = k.fma(-LN_2, product) + k.fma(-LN_2_REST, rest)
+    # The sign goes to a factor that is known before the polynomial is.
+    first, second = _halves(k)
+    size = (_expm1_reduced(r) + 1.0) * first * (second * _sign_of_power(x, y))
+    return exponent.equals(0.0).choose(1.0, size)
 
 
 def tanh(x: Vector) -> Vector:
@@ -82,7 +80,7 @@ def sinh(x: Vector) -> Vector:
     size = x.absolute()
     k, p = _expm1_parts(size.at_most(712.0))
     e = _expm1(k, p)
-    h = scaled(p + 1.0, k - 1.0)
+    h = _scaled(p + 1.0, k - 1.0)
     near = size < 1.0
     quotient = near.choose(e, -0.25) / near.choose(e + 1.0, h)
     # Halved last: half of a subnormal number is not exact.
@@ -92,7 +90,7 @@ def sinh(x: Vector) -> Vector:
 def cosh(x: Vector) -> Vector:
     """Within 2 ulp: `h + 1 / (4 h)` with `h = e^|x| / 2`, which is finite as long as the result is."""
     k, p = _expm1_parts(x.absolute().at_most(712.0))
-    h = scaled(p + 1.0, k - 1.0)
+    h = _scaled(p + 1.0, k - 1.0)
     return h + 0.25 / h
 
 
@@ -172,6 +170,28 @@ def _pi_cotangent(x: Vector) -> Vector:
     return square.polynomial(COTANGENT) / (r * (1.0 - square))
 
 
+def _halves(k: Vector) -> tuple[Vector, Vector]:
+    """Two factors whose product is `2^k` for whole k from -2040 to 2040, which itself may be no float64."""
+    shifted = k.fma(0.5, SHIFT)
+    half = shifted - SHIFT
+    return power_of_two(shifted), power_of_two((k - half) + SHIFT)
+
+
+def _scaled(x: Vector, k: Vector) -> Vector:
+    """`x · 2^k` for x between 1/2 and 2: into the subnormal numbers, 0 and infinity."""
+    first, second = _halves(k)
+    return x * first * second
+
+
+def _sign_of_power(x: Vector, y: Vector) -> Vector:
+    """1 or -1 as `x^y` has it for whole y; NaN for fractions y of a negative finite x."""
+    half = y * 0.5
+    one = x.number(1.0)
+    for_whole = half.floor().equals(half).choose(one, one.with_sign_of(x))
+    for_fraction = (x < 0.0).choose((x > -INFINITY).choose(math.nan, one), one)
+    return y.floor().equals(y).choose(for_whole, for_fraction)
+
+
 def _expm1_reduced(r: Vector) -> Vector:
     """`e^r - 1` for |r| ≤ ln(2) / 2."""
     return (r * r).fma(r.polynomial(EXP), r)
@@ -195,9 +215,9 @@ def _expm1(k: Vector, p: Vector) -> Vector:
 
 def _log_edges(x: Vector, inside: Vector) -> Vector:
     """The logarithm where x is 0, infinite, negative or NaN, `inside` elsewhere."""
-    value = x.equals(INFINITY).choose(x, inside)
-    value = x.equals(0.0).choose(-INFINITY, value)
-    return (x >= 0.0).choose(value, math.nan)
+    # All but the last choice is made while `inside` is being computed.
+    edge = (x >= 0.0).choose(x.equals(0.0).choose(-INFINITY, x), math.nan)
+    return (edge.absolute() < INFINITY).choose(inside, edge)
 
 
 def _log_parts(x: Vector) -> tuple[Vector, Vector]:
@@ -225,9 +245,8 @@ def _log_parts(x: Vector) -> tuple[Vector, Vector]:
     double, double_low = s + s, s_low + s_low
     q = double * t
     q_low = double.fma(t, -q) + double.fma(t_low, double_low.fma(t, double_low))
-    w = double + q
-    w_low = (double - w) + q + q_low
     base = k * LN_2_SHORT
-    high = base + w
-    low = (base - high) + w + k.fma(LN_2_SHORT_REST, w_low)
-    return _log_edges(x, high), low
+    main = base + double
+    main_low = (base - main) + double + k.fma(LN_2_SHORT_REST, q_low)
+    high = main + q
+    return _log_edges(x, high), (main - high) + q + main_low

@@ -186,13 +186,6 @@ def power_of_two(shifted: Vector) -> Vector:
     return shifted.from_bits(builder.add(exponent, shifted.words(BIAS << FRACTION_BITS)))
 
 
-def scaled(x: Vector, k: Vector) -> Vector:
-    """`x · 2^k` for x between 1/2 and 2 and whole k from -1090 to 1030: into the subnormal numbers, 0 and infinity."""
-    shifted = k.fma(0.5, SHIFT)
-    half = shifted - SHIFT
-    return x * power_of_two(shifted) * power_of_two((k - half) + SHIFT)
-
-
 def split_exponent(x: Vector) -> tuple[Vector, Vector]:
     """Whole `k` and `m` from √½ to √2 with `x = 2^k m`, for every positive finite x, subnormal ones too."""
     builder = x.builder

@@ -59,7 +59,7 @@ ONE_ARGUMENT: dict[str, tuple[object, float, tuple[Range, ...]]] = {
     "trigamma": (lambda x: mpmath.polygamma(1, x), 45.0, ((1e-9, 100), (-9.9, -0.1), (1e3, 1e10))),
 }
 TWO_ARGUMENTS: dict[str, tuple[object, float, tuple[tuple[Range, Range], ...]]] = {
-    "pow": (mpmath.power, 1.3, (((1e-9, 1e9), (-30, 30)), ((0.5, 2), (-1000, 1000)), ((1e-300, 1e300), (-1, 1)))),
+    "pow": (mpmath.power, 1.1, (((1e-9, 1e9), (-30, 30)), ((0.5, 2), (-1000, 1000)), ((1e-300, 1e300), (-1, 1)))),
     "min": (min, 0.0, (((-5, 5), (-5, 5)),)),
     "max": (max, 0.0, (((-5, 5), (-5, 5)),)),
     "atan2": (mpmath.atan2, 4.0, (((-5, 5), (-5, 5)),)),
