@@ -5,6 +5,7 @@ OUT ?= out
 JOBS ?= 2
 
 VENV := .venv
+PEERS := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 # Conformance suites are modules of tests/conformance that can be run on a folder of cases.
@@ -16,7 +17,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint conformance notebooks docs clean
+.PHONY: help demo test lint conformance bench notebooks docs clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,10 @@ lint: $(VENV)/.tools  ## check style and types
 conformance: $(VENV)/.tools  ## run public test suites: SUITE=sbml, CASES=FOLDER
 	@set -e; for suite in $(SUITE); do $(ONE_THREAD) $(BIN)/python -m tests.conformance.$$suite --out "$(OUT)" $(CASES); done
 
+bench: $(VENV)/.package $(PEERS)/.peers  ## measure beside other tools: ONLY=ROW, QUICK=1, PAGE=1 writes docs/performance.md
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks --peers $(PEERS)/bin/python --out "$(OUT)" \
+		$(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(if $(PAGE),--page)
+
 notebooks: $(VENV)/.tools  ## execute notebooks/*.ipynb into out/notebooks
 	@$(ONE_THREAD) $(BIN)/python -m tests.notebooks "$(OUT)/notebooks"
 
@@ -47,7 +52,7 @@ docs: $(VENV)/.tools  ## build the documentation into docs/_build/html
 	@echo "documentation: docs/_build/html/index.html"
 
 clean:  ## remove everything that this file builds
-	rm -rf $(VENV) out docs/_build build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) out docs/_build build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Rebuilt from nothing whenever a dependency may have changed, so that no environment depends on its own past.
 $(VENV)/.package: pyproject.toml
@@ -65,4 +70,13 @@ $(VENV)/.package: pyproject.toml
 $(VENV)/.tools: $(VENV)/.package
 	@echo "[+] installing what tests, notebooks and documentation need"
 	@$(PIP) --editable ".[dev,docs]"
+	@touch $@
+
+# What needs a compiler may fail to install: its rows then say so.
+$(PEERS)/.peers: benchmarks/requirements.txt
+	@echo "[+] building $(PEERS), where the tools that we compare with are installed"
+	@$(PYTHON) -m venv --clear $(PEERS)
+	@while read -r peer; do case "$$peer" in ""|"#"*) ;; *) \
+		$(PEERS)/bin/pip install --quiet --quiet --disable-pip-version-check "$$peer" || \
+		echo "$$peer cannot be installed; its rows will say so" >&2 ;; esac; done < $<
 	@touch $@

@@ -1,0 +1,1 @@
+"""One file a peer: each is run by the Python of the peers' environment, and imports nothing of Kinetwin."""

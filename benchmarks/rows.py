@@ -1,0 +1,52 @@
+"""The table: what is measured, beside whom, and what must be reached."""
+
+from dataclasses import dataclass
+from typing import final
+
+from mechanistic.errors import nearest
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: unique.
+        work: in words.
+        case: key of the model.
+        target: the ratio to reach: time of the fastest peer over ours at its error, or of one core over all.
+        peers: modules of `benchmarks.peers`; none where Kinetwin is compared with itself on more cores.
+        solver: key of the solver that Kinetwin uses.
+        alone: every patient is solved by a call of its own.
+    """
+
+    name: str
+    work: str
+    case: str
+    target: float
+    peers: tuple[str, ...]
+    solver: str
+    alone: bool = False
+
+
+_STIFF, _SMOOTH = ("lsoda", "roadrunner", "diffrax"), ("dop853", "lsoda", "roadrunner", "diffrax")
+_CASES = (("bachmann", 12.0, _STIFF, "rodas5p"), ("fujita", 15.0, _STIFF, "rodas5p"), ("pk", 6.0, _SMOOTH, "tsit5"))
+
+ROWS = (
+    *(Row(f"population_{c}", "a population", c, target, peers, solver) for c, target, peers, solver in _CASES),
+    *(Row(f"population_{c}_cores", "all cores, beside one", c, 1.8, (), solver) for c, _, _, solver in _CASES),
+    *(Row(f"single_{c}", "one patient a call", c, 1.0, peers, solver, True) for c, _, peers, solver in _CASES),
+)
+
+
+def row_named(name: str) -> Row:
+    """The row of that name.
+
+    Raises:
+        KeyError: with the nearest names, where there is none.
+    """
+    known = {row.name: row for row in ROWS}
+    if name not in known:
+        raise KeyError(f"`{name}` is not a row{nearest(name, known)}; --list shows them")
+    return known[name]
