@@ -1,0 +1,134 @@
+"""Gradients of compiled solves: recorded steps, gone back through by compiled code, as a function of autograd."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mechanistic.native.adjoint import Calls, Cotangents, Places, Reading, Solved, find_outputs, go_back, sort_steps
+from mechanistic.native.lanes import LANES
+from mechanistic.native.steps import Workspace
+from mechanistic.solve.gradient import Record
+from mechanistic.solve.problem import Problem, Status
+
+SHARE = 8 * LANES
+"""Subjects that one thread takes at a time."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """Kernels of a model that go back through the steps of one method; see `mechanistic.native.backward`.
+
+    Attributes:
+        back, prepare: addresses of `tsit5_back` or `rodas5p_back`, and of `prepare_pullback`.
+        owner: what keeps the machine code in memory.
+    """
+
+    back: int
+    prepare: int
+    workspace: Workspace
+    owner: object
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Solve:
+    """A batch that was solved, and how to go back through it.
+
+    Attributes:
+        constants: what `prepare` makes of the parameters, `(subject, constant)`.
+        held: modes of each segment, `(subject, segment, mode)`.
+        status, reached: how each subject ended and when, `(subject,)`.
+        threads: how many may work at once.
+    """
+
+    backward: Backward
+    problem: Problem
+    record: Record
+    constants: Any
+    held: Any
+    status: Tensor
+    reached: Tensor
+    threads: int = 1
+
+
+def with_gradient(states: Tensor, solve: Solve) -> Tensor:
+    """The states at the output times, `(batch, time, state)`, differentiable by all that the problem gives."""
+    problem, stops = solve.problem, solve.problem.stops
+    inputs = (problem.parameters, problem.initial, stops.times, stops.jumps, stops.rates)
+    return cast(Tensor, _Solved.apply(solve, states, *inputs))
+
+
+class _Solved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, solve: Solve, states: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.solve = solve
+        ctx.save_for_backward(*inputs)
+        return states.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, seed: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[2:]
+        found = adjoint(ctx.solve, ctx.saved_tensors, seed, moving=wanted[2])
+        return (None, None, *(g if want else None for g, want in zip(found, wanted, strict=True)))
+
+
+def adjoint(solve: Solve, inputs: Sequence[Tensor], seed: Tensor, moving: bool) -> tuple[Tensor, ...]:
+    """Cotangents of parameters, initial states, stop times, jumps and input rates for those of the outputs.
+
+    Args:
+        inputs: their values.
+        seed: `(batch, time, state)`.
+        moving: whether that of the stop times is wanted; it is zero where it is not.
+    """
+    solved = _solved(solve, inputs, moving)
+    found = Cotangents(*(np.zeros(value.shape) for value in inputs))
+    seeds = np.ascontiguousarray(seed.detach().numpy())
+    reading = find_outputs(solved, seeds, found.initial)
+    subjects = len(seeds)
+    shares = [(first, min(first + SHARE, subjects)) for first in range(0, subjects, SHARE)]
+
+    def run(share: tuple[int, int]) -> None:
+        _go_back(solve.backward, solved, reading, seeds, found, *share)
+
+    if solve.threads == 1 or len(shares) == 1:
+        for share in shares:
+            run(share)
+    else:
+        with ThreadPoolExecutor(solve.threads) as pool:
+            list(pool.map(run, shares))
+    return tuple(torch.from_numpy(value) for value in found)
+
+
+def _go_back(
+    backward: Backward, solved: Solved, reading: Reading, seeds: Any, found: Cotangents, first: int, last: int
+) -> None:
+    workspace = backward.workspace
+    places = Places(*(workspace.places[name] for name in Places._fields))
+    work = np.zeros(max(workspace.size, 1) * LANES)
+    go_back(Calls(backward.back, backward.prepare), places, solved, reading, seeds, found, work, first, last)
+
+
+def _solved(solve: Solve, inputs: Sequence[Tensor], moving: bool) -> Solved:
+    parameters, _, stops, _, rates = (_array(value) for value in inputs)
+    problem, record = solve.problem, solve.record
+    subject, node = _array(record.subject), _array(record.node)
+    rows, starts = sort_steps(subject, node, len(parameters))
+    times = problem.times
+    reached = (solve.status == Status.OK)[:, None] | (times <= solve.reached[:, None])
+    return Solved(
+        parameters, np.ascontiguousarray(solve.constants), np.ascontiguousarray(solve.held), stops, rates,
+        _array(times), _array(problem.before), _array(times.isfinite() & reached), rows, starts, _array(record.t),
+        _array(record.h), _array(record.x), _array(record.segment), _array(record.node_of_stop), bool(moving),
+    )  # fmt: skip
+
+
+def _array(value: Tensor) -> Any:
+    return np.ascontiguousarray(value.detach().numpy())
