@@ -1,14 +1,15 @@
 """One verb: a system, times, parameters and doses in, trajectories out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mechanistic.arguments import common_batch, converted, filled
 from mechanistic.compile import RateField
-from mechanistic.errors import SolveError, nearest
+from mechanistic.errors import SolveError
 from mechanistic.field import AbstractVectorField
 from mechanistic.model import KineticModel
 from mechanistic.schedule import Schedule, compile_schedule
@@ -64,17 +65,17 @@ def simulate(
     problems: list[str] = []
     if nominal.dtype not in (torch.float32, torch.float64):
         problems.append(f"the system computes in {nominal.dtype}; use float64, or float32 with a loose tolerance")
-    time = _like(times, nominal)
-    begin = _like(start, nominal)
+    time = converted(times, nominal)
+    begin = converted(start, nominal)
     doses = Schedule.none() if schedule is None else schedule
     if (doses.time.dtype, doses.time.device) != (nominal.dtype, nominal.device):
         doses = doses.to(nominal)
-    p = _filled(parameters, nominal, field.parameter_names, "parameter", problems)
+    p = filled(parameters, nominal, field.parameter_names, "parameter", problems)
     _raise(problems)
-    x = _filled(initial, field.initial(p), field.state_names, "state", problems)
+    x = filled(initial, field.initial(p), field.state_names, "state", problems)
     shown = torch.zeros(time.shape[-1:]) if before is None else before
     flags = torch.as_tensor(shown, dtype=torch.bool, device=nominal.device)
-    batch = _batch(problems, times=time.shape[:-1], parameters=p.shape[:-1], initial=x.shape[:-1],
+    batch = common_batch(problems, times=time.shape[:-1], parameters=p.shape[:-1], initial=x.shape[:-1],
                    start=begin.shape, schedule=doses.batch_shape, before=flags.shape[:-1])  # fmt: skip
     problems += _time_problems(time, begin)
     _raise(problems)
@@ -148,47 +149,6 @@ def _flat(schedule: Schedule, batch: torch.Size) -> Schedule:
         getattr(wide, name).reshape(batch.numel(), schedule.size) for name in ("target", "time", "amount", "duration")
     )
     return Schedule(schedule.targets, *parts)
-
-
-def _filled(
-    given: Tensor | Mapping[str, Any] | None, default: Tensor, names: Sequence[str], kind: str, problems: list[str]
-) -> Tensor:
-    """`default` with the named columns replaced, or a full tensor checked for its width."""
-    if given is None:
-        return default
-    if not isinstance(given, Mapping):
-        values = _like(given, default)
-        if values.shape[-1:] != default.shape[-1:]:
-            expected = f"`(*batch, {len(names)})`: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
-            problems.append(f"{kind}s have the shape {tuple(values.shape)}, expected {expected}")
-            return default
-        return values
-    problems += [f"`{name}` is not a {kind}{nearest(name, names)}" for name in given if name not in names]
-    columns = {name: _like(value, default) for name, value in given.items() if name in names}
-    try:
-        batch = torch.broadcast_shapes(default.shape[:-1], *(value.shape for value in columns.values()))
-    except RuntimeError:
-        shapes = ", ".join(f"`{name}` {tuple(value.shape)}" for name, value in columns.items())
-        problems.append(f"the batches of the {kind}s do not fit each other: {shapes}")
-        return default
-    wide = default.expand(*batch, len(names))
-    return (
-        torch.stack([columns[n].expand(batch) if n in columns else wide[..., i] for i, n in enumerate(names)], dim=-1)
-        if names
-        else wide
-    )
-
-
-def _like(value: Any, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
-
-
-def _batch(problems: list[str], **shapes: torch.Size) -> torch.Size:
-    try:
-        return torch.Size(torch.broadcast_shapes(*shapes.values()))
-    except RuntimeError:
-        problems.append("batches do not fit each other: " + ", ".join(f"`{k}` {tuple(v)}" for k, v in shapes.items()))
-        return torch.Size()
 
 
 def _time_problems(time: Tensor, start: Tensor) -> list[str]:
