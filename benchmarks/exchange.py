@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-_ARRAYS = ("times", "parameters", "initial", "dose_times", "dose_states", "dose_amounts")
+_ARRAYS = ("times", "parameters", "initial", "sizes", "dose_times", "dose_states", "dose_amounts")
 
 
 @final
@@ -22,6 +22,7 @@ class Task:
         times: output times, `(time,)`, the first of them the start.
         parameters: `(patient, parameter)`.
         initial: states before the first dose, `(patient, state)`.
+        sizes: typical size of each state, for absolute tolerances, `(state,)`.
         dose_times: `(dose,)`; none before the start.
         dose_states: index of the state that jumps, `(dose,)`.
         dose_amounts: `(dose,)`.
@@ -34,6 +35,7 @@ class Task:
     times: np.ndarray
     parameters: np.ndarray
     initial: np.ndarray
+    sizes: np.ndarray
     dose_times: np.ndarray
     dose_states: np.ndarray
     dose_amounts: np.ndarray

@@ -61,7 +61,7 @@ def _point(solve: Solve, task: Task, request: Request, rtol: float, answer: Path
     np.save(path, states)
     failed = int((~np.isfinite(states).all(axis=(1, 2))).sum())
     cost = timed(lambda: solve(task.parameters[:sample], task.initial[:sample], rtol), 1)[1][0] / sample
-    count = max(sample, min(request.patients, int(request.budget / cost)))
+    count = max(sample, min(request.patients, int(request.budget / cost)) // sample * sample)
     p, x = task.parameters[:count], task.initial[:count]
     if count > 2 * sample:
         solve(p, x, rtol)

@@ -28,7 +28,8 @@ def task(case: Case, patients: int, folder: Path) -> Task:
     """The patients of a case in a folder, with the model in the forms that peers read."""
     model = model_of(case.name)
     p = parameters(case, patients)
-    initial = mech.RateField(model).initial(torch.as_tensor(p)).numpy()
+    field = mech.RateField(model)
+    initial = field.initial(torch.as_tensor(p)).numpy()
     state, amount, every, count = case.dose or ("", 0.0, 1.0, 0)
     made = Task(
         case.name,
@@ -37,6 +38,7 @@ def task(case: Case, patients: int, folder: Path) -> Task:
         case.times,
         p,
         initial,
+        field.scales.numpy(),
         every * np.arange(count),
         np.full(count, model.state_names.index(state) if state else 0),
         np.full(count, amount),
