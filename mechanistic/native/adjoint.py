@@ -16,6 +16,8 @@ EMPTY = 1e8 * float(np.finfo(np.float64).tiny)
 """Steps up to this size count as steps of no length."""
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
+inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+"""For what is called for every step: handing over many arrays costs more than what is done with them."""
 
 
 class Calls(NamedTuple):
@@ -146,7 +148,7 @@ def find_outputs(solved: Solved, seed: Any, initial: Any) -> Reading:
     return Reading(at, inside, following, top)
 
 
-@compiled
+@inlined
 def _find(solved: Solved, s: int, column: int, first: int, steps: int) -> tuple[int, int]:
     """How an output is read (-1: before anything is given, 0: at a node, 1: inside the step after it), and the node."""
     time = solved.times[s, column]
@@ -253,7 +255,7 @@ def _next_subject(
     return row
 
 
-@compiled
+@inlined
 def _clear(places: Places, states: int, lanes: Lanes, work: Any, lane: int) -> None:
     if not lanes.noted[lane]:
         return
@@ -264,7 +266,7 @@ def _clear(places: Places, states: int, lanes: Lanes, work: Any, lane: int) -> N
     lanes.noted[lane] = False
 
 
-@compiled
+@inlined
 def _load(places: Places, solved: Solved, reading: Reading, seed: Any, lanes: Lanes, work: Any, lane: int) -> None:
     """The step before the node, with the outputs inside it."""
     s, node, states = lanes.subject[lane], lanes.node[lane] - 1, solved.x.shape[1]
@@ -300,7 +302,7 @@ def _load(places: Places, solved: Solved, reading: Reading, seed: Any, lanes: La
         output = reading.following[output]
 
 
-@compiled
+@inlined
 def _unload(places: Places, solved: Solved, found: Cotangents, lanes: Lanes, work: Any, lane: int) -> None:
     """What the step asks of its inputs and of the stops around it."""
     s, states = lanes.subject[lane], solved.x.shape[1]
@@ -329,7 +331,7 @@ def _unload(places: Places, solved: Solved, found: Cotangents, lanes: Lanes, wor
         found.stops[s, segment + 1] += by_time * offset + by_size * share
 
 
-@compiled
+@inlined
 def _arrive(
     places: Places, solved: Solved, reading: Reading, seed: Any, found: Cotangents, lanes: Lanes, work: Any, lane: int
 ) -> None:
