@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in rows:
         results.append(_measured(row, plan))
         print(line(results[-1]), flush=True)
-    report.write(results, plan.out)
+        # After each row, so that a run that is stopped leaves what it has measured.
+        report.write(results, plan.out)
     if given.page:
         report.into_page(results)
     return 0
