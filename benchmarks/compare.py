@@ -33,15 +33,15 @@ class Point:
     patients: int
 
 
-def errors(states: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def errors(states: np.ndarray, reference: np.ndarray, sizes: np.ndarray | float = 1.0) -> np.ndarray:
     """The largest over times and states of |x - ref| / (|ref| + `FLOOR` · max over times |ref|), `(patient,)`.
 
-    Both arrays are `(patient, time, state)`. A state that is zero at all times in the reference counts absolutely; a
-    value that is not finite is an infinite error.
+    Both arrays are `(patient, time, state)`. A state that stays below 1e-9 of its typical size, `(state,)`, in the
+    reference is zero but for noise, and counts in shares of that size; a value that is not finite is an infinite error.
     """
     size = np.abs(reference)
     peak = size.max(axis=1, keepdims=True)
-    scale = size + FLOOR * np.where(peak > 0, peak, 1.0)
+    scale = size + FLOOR * np.where(peak > 1e-9 * sizes, peak, sizes)
     relative = np.abs(states - reference) / scale
     return np.where(np.isfinite(relative), relative, np.inf).max(axis=(1, 2))
 

@@ -93,9 +93,9 @@ def measure(row: Row, plan: Plan) -> Result:
     if reference is None:
         return Result(row, problem=problem)
     request = _request(made, plan, row, case.stiff)
-    ours = _curve(_run("benchmarks.ours", request, sys.executable, plan.limit), reference)
+    ours = _curve(_run("benchmarks.ours", request, sys.executable, plan.limit), reference, made.sizes)
     ask = partial(_run, python=str(plan.python), limit=plan.limit)
-    peers = [_curve(ask(f"benchmarks.peers.{peer}", _for(request, peer)), reference) for peer in row.peers]
+    peers = [_curve(ask(f"benchmarks.peers.{peer}", _for(request, peer)), reference, made.sizes) for peer in row.peers]
     peers = [replace(peer, ratio=_ratio(peer, ours)) for peer in peers]
     compared = [(peer.ratio, peer) for peer in peers if peer.ratio is not None]
     if not compared:
@@ -128,7 +128,7 @@ def _reference(made: Task, plan: Plan, stiff: bool) -> tuple[np.ndarray | None, 
     if answer.problem:
         return None, float("nan"), f"no reference: {answer.problem}"
     states, other = np.load(answer.points[0].states), np.load(request.options["second"])
-    return states, float(errors(other, states[: len(other)]).max()), ""
+    return states, float(errors(other, states[: len(other)], made.sizes).max()), ""
 
 
 def _cores(row: Row, plan: Plan, made: Task) -> Result:
@@ -145,7 +145,7 @@ def _cores(row: Row, plan: Plan, made: Task) -> Result:
         point = answer.points[0]
         walls.append(median(point.wall) / point.patients)
         own = np.load(point.states)
-        curves.append(_curve(replace(answer, tool=f"{answer.tool}, {cores} cores"), own))
+        curves.append(_curve(replace(answer, tool=f"{answer.tool}, {cores} cores"), own, made.sizes))
     return Result(row, walls[0] / walls[1], None, f"one core of {count}", curves=tuple(curves))
 
 
@@ -172,10 +172,10 @@ def _run(module: str, request: Request, python: str, limit: float, cores: int = 
     return Answer.read(answer)
 
 
-def _curve(answer: Answer, reference: np.ndarray) -> Curve:
+def _curve(answer: Answer, reference: np.ndarray, sizes: np.ndarray) -> Curve:
     points = []
     for point in answer.points:
-        each = errors(np.load(point.states), reference)
+        each = errors(np.load(point.states), reference, sizes)
         worst, typical = float(each.max()), float(np.median(each))
         seconds, wall = (median(values) / point.patients for values in (point.cpu, point.wall))
         points.append(Point(point.rtol, worst, typical, seconds, wall, point.patients))
