@@ -24,7 +24,9 @@ SHOWN_ON_USE = {"display.py", "plots.py", "store.py", "units/"}
 ONLY_WITHIN = {
     "antimony": ("mechanistic/sbml/",),
     "libsbml": ("mechanistic/sbml/",),
+    "llvmlite": ("mechanistic/native/",),
     "matplotlib": ("mechanistic/plots.py", "neural/plots.py", "hybrid/plots.py", "hybrid/demo/plots.py"),
+    "numba": ("mechanistic/native/",),
     "pint": ("mechanistic/units/",),
     "roadrunner": ("mechanistic/reference.py",),
     "tellurium": ("mechanistic/reference.py",),

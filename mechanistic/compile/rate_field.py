@@ -84,6 +84,16 @@ class RateField(AbstractVectorField):
     def discrete(self) -> Discrete | None:
         return self._discrete
 
+    @property
+    def parts(self) -> list[Expressions]:
+        """The assignments that the laws use, layer by layer, and at last the laws themselves."""
+        return self._parts
+
+    @property
+    def net(self) -> Tensor:
+        """How the laws move the states, `(state, law)`."""
+        return cast(Tensor, self._net)
+
     def forward(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor | None = None) -> Tensor:
         return nn.functional.linear(self._laws(self._tables(t, x, p, held)), cast(Tensor, self._net))
 

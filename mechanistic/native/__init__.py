@@ -1,0 +1,5 @@
+"""Whole solves in compiled code: kernels of a model, the loop that drives them, and the way back."""
+
+from mechanistic.native.solver import Native
+
+__all__ = ["Native"]

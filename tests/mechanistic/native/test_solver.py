@@ -1,0 +1,149 @@
+"""Compiled solves: the steps and numbers of the methods themselves, whatever else is in the batch."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mechanistic import (
+    Event,
+    KineticModel,
+    Parameter,
+    RateField,
+    Reaction,
+    Rodas5P,
+    Schedule,
+    SolveError,
+    State,
+    Status,
+    Tolerance,
+    Tsit5,
+    library,
+    simulate,
+    symbol,
+    time,
+)
+from mechanistic.native import Native
+from mechanistic.solve.problem import AbstractSolver
+
+S = symbol
+METHODS = [Tsit5(), Rodas5P()]
+
+
+def spread(field: RateField, rows: int, width: float = 0.3) -> torch.Tensor:
+    """Parameters around the nominal ones, one row a subject."""
+    noise = torch.randn(rows, len(field.parameter_names), generator=torch.Generator().manual_seed(1))
+    return field.nominal() * torch.exp(width * noise.double())
+
+
+def schedule() -> Schedule:
+    return Schedule.repeat("gut", amount=100.0, every=12.0, count=4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rows", [1, 8, 21])
+def test_steps_and_numbers_are_those_of_the_method(method: Tsit5 | Rodas5P, rows: int):
+    field = RateField(library.two_compartment_oral())
+    parameters = spread(field, rows)
+    times = torch.linspace(0, 60, 41).double()
+    before = (times % 24) == 0
+    mine, other = (
+        simulate(field, times, parameters, schedule(), solver=solver, before=before)
+        for solver in (Native(method), method)
+    )
+    assert torch.equal(mine.statistics.steps, other.statistics.steps)
+    assert torch.equal(mine.status, other.status)
+    # An estimate of an error is a small difference, rounded in another order, and with it the size of the next step.
+    # What that changes is a small part of the tolerance, 1e-6.
+    torch.testing.assert_close(mine.states, other.states, rtol=1e-8, atol=1e-8)
+
+
+def test_a_stiff_pathway_agrees_with_the_pivoting_method():
+    field = RateField(library.huang_ferrell_mapk())
+    parameters = spread(field, 5, 0.1)
+    times = torch.linspace(0, 100, 26).double()
+    mine, other = (simulate(field, times, parameters, solver=s) for s in (Native(Rodas5P()), Rodas5P()))
+    assert torch.equal(mine.statistics.steps, other.statistics.steps)
+    torch.testing.assert_close(mine.states, other.states, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rates_that_depend_on_time(method: Tsit5 | Rodas5P):
+    """dx/dt = cos t - k (x - sin t) has the solution sin t from x = 0."""
+    import sympy
+
+    rate = sympy.cos(time) - S("k") * (S("x") - sympy.sin(time))
+    model = KineticModel("forced", (State("x", 0, nonnegative=False),), (Parameter("k", 3.0),), rates={"x": rate})
+    times = torch.linspace(0, 6, 31).double()
+    solution = simulate(model, times, solver=Native(method), tolerance=Tolerance(1e-10, 1e-12))
+    # Ten times the tolerance of a step: some hundred steps, whose errors decay.
+    torch.testing.assert_close(solution.states[:, 0], times.sin(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_infusions_and_padded_times(method: Tsit5 | Rodas5P):
+    """A state that nothing else moves holds what was infused."""
+    decay = Reaction("loss", {"x": -1}, S("k") * S("x"))
+    model = KineticModel("infused", (State("x", 0),), (Parameter("k", 0.5),), (decay,))
+    doses = Schedule.infusion("x", amount=6.0, duration=3.0, time=1.0)
+    times = torch.tensor([[0.0, 1.0, 2.5, 4.0, 7.0], [0.5, 2.0, 4.0, math.nan, math.nan]]).double()
+    solution = simulate(model, times, schedule=doses, solver=Native(method), tolerance=Tolerance(1e-10, 1e-12))
+    on = (times - 1).clamp(0, 3)
+    expected = 2 / 0.5 * (1 - torch.exp(-0.5 * on)) * torch.exp(-0.5 * (times - 4).clamp_min(0))
+    torch.testing.assert_close(solution.states[..., 0], expected, rtol=1e-8, atol=1e-10, equal_nan=True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(chosen=st.lists(st.integers(0, 18), min_size=1, max_size=19), threads=st.sampled_from([1, 2]))
+def test_a_subject_has_the_same_bits_in_any_batch(chosen: list[int], threads: int):
+    field = RateField(library.two_compartment_oral())
+    everyone = spread(field, 19)
+    times = torch.linspace(0, 30, 7).double()
+
+    def states(parameters: torch.Tensor) -> torch.Tensor:
+        return simulate(field, times, parameters, schedule(), solver=Native(Tsit5(), threads)).states
+
+    assert torch.equal(states(everyone[chosen]), states(everyone)[chosen])
+
+
+def test_failures_are_those_of_the_method():
+    """dx/dt = x² from 1 reaches infinity at 1; and a budget runs out."""
+    grow = KineticModel("grow", (State("x", 1),), (Parameter("k", 1.0),), rates={"x": S("k") * S("x") ** 2})
+    times = torch.tensor([0.5, 0.9, 2.0]).double()
+    for method in METHODS:
+        mine, other = (simulate(grow, times, solver=solver) for solver in (Native(method), method))
+        assert int(mine.status) == int(other.status) != Status.OK
+        assert bool(mine.states[-1].isnan().all())
+        torch.testing.assert_close(mine.states[0, 0], torch.tensor(2.0).double(), rtol=1e-4, atol=0)
+    short = simulate(library.two_compartment_oral(), times, schedule=schedule(), solver=Native(Tsit5(max_steps=2)))
+    assert int(short.status) == Status.BUDGET
+    stiff = simulate(library.robertson(), torch.tensor([0.0, 1e4]).double(), solver=Native(Tsit5()))
+    assert int(stiff.status) == Status.STIFF
+
+
+def test_a_singular_pivot_without_pivoting_gives_no_wrong_number():
+    """x'' = -x has zeros on the diagonal of its Jacobian: factors exist for any step, and the solution is a cosine."""
+    states = (State("x", 1, nonnegative=False), State("v", 0, nonnegative=False))
+    model = KineticModel("swing", states, rates={"x": S("v"), "v": -S("x")})
+    times = torch.linspace(0, 10, 21).double()
+    solution = simulate(model, times, solver=Native(Rodas5P()), tolerance=Tolerance(1e-9, 1e-9))
+    torch.testing.assert_close(solution.states[:, 0], times.cos(), rtol=0, atol=1e-7)
+
+
+def refused(system: object, solver: AbstractSolver, **given: object) -> str:
+    with pytest.raises(SolveError) as found:
+        simulate(system, [1.0], solver=solver, **given)
+    return str(found.value)
+
+
+def test_what_is_not_compiled_is_refused_with_its_reason():
+    pulse = Event("pulse", S("x") < 0.5, {"x": 1})
+    model = KineticModel("pulsed", (State("x", 1),), rates={"x": -S("x")}, events=(pulse,))
+    assert "events" in refused(model, Native(Rodas5P()))
+    wanted = torch.tensor([0.5, 1.0]).double().requires_grad_()
+    plain = KineticModel("two", (State("x", 1),), (Parameter("a", 1), Parameter("b", 1)), rates={"x": -S("a") * S("x")})
+    assert "gradient" in refused(plain, Native(Tsit5()), parameters=wanted)
+    with torch.no_grad():
+        assert simulate(plain, [1.0], wanted, solver=Native(Tsit5())).states.isfinite().all()
