@@ -194,7 +194,7 @@ def _tsit5_stages(back: _Back, size: ir.Value) -> None:
             with code.loop(n) as i:
                 total = code.combine(row, back.loads("stages", range(j), i))
                 code.store(code.add(block.load("x", i), code.mul(size, total)), target, i)
-        block.rates_at(node, target, block.stage(j))
+        block.rates_at(node, block.load("size"), target, block.stage(j))
         with code.loop(n) as i:
             value = code.add(code.load(block.stage(j), i), block.load("inputs", i))
             code.store(value, block.stage(j), i)
@@ -248,7 +248,7 @@ def _rodas5p_stages(back: _Back, program: Program, size: ir.Value, inverse: ir.V
             with code.loop(n) as i:
                 total = code.combine(row, back.loads("stages", range(j), i))
                 code.store(code.add(block.load("x", i), total), back.element("arguments", j), i)
-            block.rates_at(node, back.element("arguments", j), block.array("right"))
+            block.rates_at(node, block.load("size"), back.element("arguments", j), block.array("right"))
         with code.loop(n) as i:
             value = code.add(block.load("right", i), block.load("inputs", i))
             if j:

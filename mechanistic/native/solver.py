@@ -99,13 +99,14 @@ def solve(forward: Forward, method: AbstractMethod, problem: Problem, threads: i
     explicit = isinstance(method, Tsit5)
     scales = problem.field.scales.detach().numpy().astype(np.float64)
     tolerance = problem.tolerance
-    control = driver.Control(scales, tolerance.rtol, tolerance.atol, method.max_steps, explicit, False, False)
+    control = driver.Control(scales, tolerance.rtol, tolerance.atol, explicit, False, False)
     name = "tsit5" if explicit else "rodas5p"
-    calls = driver.Calls(*(forward.address(f) for f in (f"{name}_step", f"{name}_dense", "slope", "rates")))
+    names = (f"{name}_step", f"{name}_take", f"{name}_dense", "slope", "probe", "turn")
+    calls = driver.Calls(*(forward.address(kernel) for kernel in names))
     places = driver.Places(*(forward.workspace.places[field] for field in driver.Places._fields))
 
     def run(first: int) -> None:
-        work = _workspace(forward, problem)
+        work = _workspace(forward, problem, method.max_steps)
         driver.advance(calls, places, control, given, found, work, first, min(first + SHARE, batch))
 
     shares = range(0, batch, SHARE)
@@ -152,7 +153,7 @@ def _prepare(address: int, parameters: Any, results: Any) -> None:
         call(address, (parameters[block].ctypes.data, results[block].ctypes.data))
 
 
-def _workspace(forward: Forward, problem: Problem) -> Any:
+def _workspace(forward: Forward, problem: Problem, budget: int) -> Any:
     """A workspace with what is the same for all subjects filled in."""
     work = np.zeros((forward.workspace.size, LANES))
     places = forward.workspace.places
@@ -165,7 +166,8 @@ def _workspace(forward: Forward, problem: Problem) -> Any:
     floor = np.where(problem.field.nonnegative.numpy(), -absolute, -np.inf)
     work[places["floor"] : places["floor"] + n] = floor[:, None]
     work[places["relative"]] = problem.tolerance.rtol
-    return work.reshape(-1)
+    work[places["budget"]] = budget
+    return work
 
 
 @lru_cache(maxsize=64)
