@@ -92,6 +92,21 @@ class Tape:
     instructions: tuple[Instruction, ...]
     outputs: tuple[int, ...]
 
+    def only(self, outputs: Sequence[int]) -> "Tape":
+        """The tape of some registers and of what they need, everything else left out."""
+        needed: set[int] = set()
+        pending = list(outputs)
+        while pending:
+            register = pending.pop()
+            if register >= self.slots and register not in needed:
+                needed.add(register)
+                pending.extend(self.instructions[register - self.slots].arguments)
+        order = sorted(needed)
+        place = {i: i for i in range(self.slots)} | {old: self.slots + new for new, old in enumerate(order)}
+        kept = (self.instructions[register - self.slots] for register in order)
+        moved = tuple(Instruction(i.operation, tuple(place[a] for a in i.arguments), i.value) for i in kept)
+        return Tape(self.slots, moved, tuple(place[output] for output in outputs))
+
     def run(self, inputs: Sequence[Tensor]) -> list[Value]:
         """Values of the outputs for inputs of any mutually broadcastable shapes; a constant output is a float.
 
@@ -139,18 +154,7 @@ class TapeBuilder:
 
     def finish(self, outputs: Sequence[int]) -> Tape:
         """The tape of what `outputs` need, everything else left out."""
-        needed: set[int] = set()
-        pending = list(outputs)
-        while pending:
-            register = pending.pop()
-            if register >= self.slots and register not in needed:
-                needed.add(register)
-                pending.extend(self._instructions[register - self.slots].arguments)
-        order = sorted(needed)
-        place = {i: i for i in range(self.slots)} | {old: self.slots + new for new, old in enumerate(order)}
-        kept = (self._instructions[register - self.slots] for register in order)
-        moved = tuple(Instruction(i.operation, tuple(place[a] for a in i.arguments), i.value) for i in kept)
-        return Tape(self.slots, moved, tuple(place[output] for output in outputs))
+        return Tape(self.slots, tuple(self._instructions), ()).only(outputs)
 
     def constant(self, value: float) -> int:
         """The register of a number."""
@@ -171,11 +175,14 @@ class TapeBuilder:
         """Where each register of a tape that reads `inputs` is found here: the inputs, then one an instruction."""
         place = list(inputs)
         for instruction in tape.instructions:
-            if instruction.operation == "const":
-                place.append(self.constant(instruction.value))
-            else:
-                place.append(self.apply(instruction.operation, *(place[a] for a in instruction.arguments)))
+            place.append(self.repeat(instruction, [place[a] for a in instruction.arguments]))
         return place
+
+    def repeat(self, instruction: Instruction, arguments: Sequence[int]) -> int:
+        """The register of an instruction of another tape with `arguments` here."""
+        if instruction.operation == "const":
+            return self.constant(instruction.value)
+        return self.apply(instruction.operation, *arguments)
 
     def apply(self, operation: str, *arguments: int) -> int:
         """The register of `operation(*arguments)`."""

@@ -7,17 +7,10 @@ fixed as fractions of the segment between two stops. A lane that has finished ta
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from mechanistic.native.call import call
+from mechanistic.native.call import call, compiled, inlined
 from mechanistic.native.lanes import LANES
-
-EMPTY = 1e8 * float(np.finfo(np.float64).tiny)
-"""Steps up to this size count as steps of no length."""
-
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
-"""For what is called for every step: handing over many arrays costs more than what is done with them."""
+from mechanistic.native.steps import EMPTY
 
 
 class Calls(NamedTuple):

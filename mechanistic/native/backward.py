@@ -12,12 +12,11 @@ from llvmlite import ir
 
 from mechanistic.compile.reverse import pullback
 from mechanistic.compile.tape import Tape
-from mechanistic.native.emit import INDEX, VECTOR, Code, Kernels, places, vector
+from mechanistic.native.emit import VECTOR, Code, Kernels, places, vector
 from mechanistic.native.program import Program
 from mechanistic.native.steps import Block, Workspace
 from mechanistic.solve import rodas5p, tsit5
 
-NUMBER = ir.IntType(32)
 CALLED: Final = ("rates", "linearise", "factor", "solve", "solve_transposed")
 """Kernels that these here call; a module has to have them."""
 
@@ -29,7 +28,7 @@ def backward_workspace(program: Program, factors: int) -> Workspace:
     the cotangents of the outputs inside the step, `powers` those times θ, θ², θ³, θ⁴. `constants_cotangent` and
     `inputs_cotangent` are added to; `time_cotangent` and `size_cotangent` are of this step.
     """
-    n, entries = program.states, len(program.rows) + len(program.timed)
+    n, entries = program.states, program.entries
     sizes = {
         "time": 1, "size": 1, "point": 1, "diagonal": 1, "time_cotangent": 1, "size_cotangent": 1, "moved": 1,
         "x": n, "inputs": n, "constants": program.constants, "held": program.held, "adjoint": n, "shown": n,
@@ -46,7 +45,7 @@ def emit_backward(kernels: Kernels, program: Program, workspace: Workspace) -> N
 
     The last two work on the workspace alone, `backward_workspace`.
     """
-    n, entries = program.states, len(program.rows) + len(program.timed)
+    n, entries = program.states, program.entries
     inputs = {"time": 1, "x": n, "constants": program.constants, "held": program.held}
     _emit_pullback(kernels, "rates_pullback", program.rates, inputs, n)
     _emit_pullback(kernels, "linearise_pullback", program.linearise, inputs, n + entries)
@@ -77,8 +76,9 @@ def _emit_pullback(kernels: Kernels, name: str, tape: Tape, inputs: Mapping[str,
         def add(value: ir.Value, array: ir.Value, index: int) -> None:
             code.store(code.add(code.load(array, index), value), array, index)
 
-        shorter = Tape(back.slots, back.instructions, tuple(back.outputs[i] for i in kept))
-        code.run(shorter, places(arrays, sizes), [written[i] for i in kept], store=add)
+        code.run(
+            back.only([back.outputs[i] for i in kept]), places(arrays, sizes), [written[i] for i in kept], store=add
+        )
 
 
 def _is_zero(tape: Tape, register: int) -> bool:
@@ -302,26 +302,9 @@ def _jacobian_cotangent(back: _Back, program: Program) -> None:
     code, block, n = back.code, back.block, back.states
     if not program.rows:
         return
-    rows, columns = (_numbers(code, v) for v in (program.rows, program.columns))
+    rows, columns = code.numbers("rows", program.rows), code.numbers("columns", program.columns)
     with code.loop(len(program.rows)) as e:
-        row, column = (_number(code, table, e) for table in (rows, columns))
+        row, column = (code.number(table, e) for table in (rows, columns))
         products = [code.mul(v, k) for v, k in zip(back.loads("solved", range(8), row),
                                                    back.loads("stages", range(8), column), strict=True)]  # fmt: skip
         code.store(code.combine([1.0] * 8, products), block.array("linear", n), e)
-
-
-def _numbers(code: Code, values: Sequence[int]) -> ir.Value:
-    """A constant list of whole numbers."""
-    data = bytearray(np.asarray(values, dtype=np.int32).tobytes())
-    module = code.builder.module
-    kind = ir.ArrayType(ir.IntType(8), len(data))
-    constant = ir.GlobalVariable(module, kind, module.get_unique_name("pattern"))
-    constant.linkage, constant.global_constant, constant.align = "private", True, 4
-    constant.initializer = ir.Constant(kind, data)
-    return constant
-
-
-def _number(code: Code, numbers: ir.Value, index: ir.Value) -> ir.Value:
-    b = code.builder
-    address = b.gep(numbers, [index], source_etype=NUMBER)
-    return b.zext(b.load(address, align=4, typ=NUMBER), INDEX)

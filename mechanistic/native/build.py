@@ -5,11 +5,13 @@ from typing import Any, final
 
 from llvmlite import binding as llvm
 
+from mechanistic.native.backward import backward_workspace, emit_backward
 from mechanistic.native.emit import Kernels
 from mechanistic.native.functions import load_library
+from mechanistic.native.gradient import Backward
 from mechanistic.native.program import Program
-from mechanistic.native.sparse import factorise
-from mechanistic.native.sparse_ir import emit_backward_error, emit_factor, emit_solve
+from mechanistic.native.sparse import Factorisation, factorise
+from mechanistic.native.sparse_ir import emit_backward_error, emit_factor, emit_solve, emit_solve_transposed
 from mechanistic.native.steps import Workspace, emit_steps
 
 EFFORT = 1
@@ -39,18 +41,37 @@ def build_forward(program: Program) -> Forward | None:
     factorisation = factorise(program.states, program.rows, program.columns)
     if factorisation is None:
         return None
-    kernels = Kernels.new()
-    n, m, q = program.states, program.constants, program.held
-    entries = len(program.rows) + len(program.timed)
-    kernels.tape("prepare", program.prepare, [program.parameters], [m])
-    kernels.tape("rates", program.rates, [1, n, m, q], [n])
-    kernels.tape("linearise", program.linearise, [1, n, m, q], [n, entries])
-    emit_factor(kernels.module, "factor", factorisation)
-    emit_solve(kernels.module, "solve", factorisation)
-    emit_backward_error(kernels.module, "residual", factorisation)
+    kernels = _kernels_of(program, factorisation)
+    kernels.tape("prepare", program.prepare, [program.parameters], [program.constants])
+    emit_backward_error(kernels, "residual", factorisation)
     workspace = Workspace.of(program, factorisation.places)
     emit_steps(kernels, program, workspace)
     return Forward(program, workspace, compile_kernels(kernels))
+
+
+def build_backward(program: Program, method: str) -> Backward | None:
+    """Kernels that go back through the steps of `tsit5` or `rodas5p`; None as for `build_forward`."""
+    factorisation = factorise(program.states, program.rows, program.columns)
+    if factorisation is None:
+        return None
+    kernels = _kernels_of(program, factorisation)
+    emit_solve_transposed(kernels, "solve_transposed", factorisation)
+    workspace = backward_workspace(program, factorisation.places)
+    emit_backward(kernels, program, workspace)
+    engine = compile_kernels(kernels)
+    back, prepare = (engine.get_function_address(name) for name in (f"{method}_back", "prepare_pullback"))
+    return Backward(back, prepare, workspace, engine)
+
+
+def _kernels_of(program: Program, factorisation: Factorisation) -> Kernels:
+    """A module with what steps call, forward and backward."""
+    kernels = Kernels.new()
+    inputs = [1, program.states, program.constants, program.held]
+    kernels.tape("rates", program.rates, inputs, [program.states])
+    kernels.tape("linearise", program.linearise, inputs, [program.states, program.entries])
+    emit_factor(kernels, "factor", factorisation)
+    emit_solve(kernels, "solve", factorisation)
+    return kernels
 
 
 def compile_kernels(kernels: Kernels) -> Any:

@@ -1,11 +1,15 @@
-"""Calls of kernels from compiled loops, by address."""
+"""How loops are compiled, and how they call kernels: by address."""
 
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
+
+compiled = njit(cache=True, nogil=True, error_model="numpy")
+inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+"""For what is called at many steps: handing over many arrays would cost more than what is done with them."""
 
 _POINTER = ir.PointerType()
 

@@ -8,9 +8,8 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from mechanistic.native.call import call
+from mechanistic.native.call import call, compiled, inlined
 from mechanistic.native.lanes import LANES
 from mechanistic.native.steps import SPACING
 from mechanistic.solve.loop import FAR_BEYOND, PROBED, STIFF_BOUND, STIFF_STEPS
@@ -119,11 +118,6 @@ class Lanes(NamedTuple):
     segment: Any
     output: Any
     fresh: Any
-
-
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
-"""For what is called at many steps: handing over many arrays would cost more than what is done with them."""
 
 
 @compiled

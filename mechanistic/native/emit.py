@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, final
 
+import numpy as np
 from llvmlite import ir
 
 from mechanistic.compile.tape import LOGICAL, Tape
@@ -15,7 +16,7 @@ from mechanistic.native.lanes import LANES
 DOUBLE = ir.DoubleType()
 VECTOR = ir.VectorType(DOUBLE, LANES)
 MASK = ir.VectorType(ir.IntType(1), LANES)
-INDEX = ir.IntType(64)
+INDEX, NUMBER = ir.IntType(64), ir.IntType(32)
 POINTER = ir.PointerType()
 CONTRACT = ("contract",)
 """A product and a sum may become one fused operation, which is rounded once."""
@@ -25,6 +26,10 @@ STRETCH = 1500
 
 COMPARISONS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+
+
+def _index(place: ir.Value | int) -> ir.Value:
+    return ir.Constant(INDEX, place) if isinstance(place, int) else place
 
 
 def vector(value: float) -> ir.Constant:
@@ -46,11 +51,9 @@ class Kernels:
         return cls(module, Functions(module, LANES))
 
     @contextmanager
-    def function(self, name: str, arguments: int, *, internal: bool = False) -> Iterator[tuple["Code", list[ir.Value]]]:
+    def function(self, name: str, arguments: int) -> Iterator[tuple["Code", list[ir.Value]]]:
         """A function `void name(double* …)` whose arguments do not overlap."""
         function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER] * arguments), name)
-        if internal:
-            function.linkage = "internal"
         function.attributes.add("nounwind")
         for argument in function.args:
             argument.add_attribute("noalias")
@@ -72,7 +75,7 @@ class Kernels:
         for i, (start, stop) in enumerate(pairwise(edges)):
             with self.function(f"{name}_{i}", len(inputs) + len(outputs)) as (code, arrays):
                 targets = places(arrays[len(inputs) :], outputs)[start:stop]
-                code.run(_needed(tape, start, stop), places(arrays, inputs), targets)
+                code.run(tape.only(tape.outputs[start:stop]), places(arrays, inputs), targets)
         with self.function(name, len(inputs) + len(outputs)) as (code, arrays):
             for i in range(pieces):
                 code.call(f"{name}_{i}", *arrays)
@@ -83,9 +86,13 @@ def places(arrays: Sequence[ir.Value], sizes: Sequence[int]) -> list[tuple[ir.Va
     return [(array, i) for array, size in zip(arrays, sizes, strict=False) for i in range(size)]
 
 
-def _needed(tape: Tape, start: int, stop: int) -> Tape:
-    """The tape of some of the outputs; registers keep their numbers, and what is not needed is left out."""
-    return Tape(tape.slots, tape.instructions, tape.outputs[start:stop])
+@final
+@dataclass(slots=True)
+class Span:
+    """The inside of a loop: its index, and values carried from one round to the next, which the body replaces."""
+
+    index: ir.Value
+    carried: list[ir.Value]
 
 
 @final
@@ -98,12 +105,7 @@ class Code:
 
     def at(self, array: ir.Value, index: ir.Value | int) -> ir.Value:
         """The address of the lanes of one element."""
-        if isinstance(index, int):
-            if index == 0:
-                return array
-            return self.builder.gep(array, [ir.Constant(INDEX, index * LANES)], source_etype=DOUBLE)
-        scaled = self.builder.mul(index, ir.Constant(INDEX, LANES))
-        return self.builder.gep(array, [scaled], source_etype=DOUBLE)
+        return self.builder.gep(array, [_index(index)], source_etype=VECTOR)
 
     def load(self, array: ir.Value, index: ir.Value | int = 0) -> ir.Value:
         return self.builder.load(self.at(array, index), typ=VECTOR, align=8)
@@ -133,38 +135,79 @@ class Code:
                 total = part if total is None else self.add(total, part)
         return vector(0.0) if total is None else total
 
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """`a b + c`, rounded once where the machine can."""
+        return self._intrinsic("fmuladd", a, b, c)
+
+    def magnitude(self, a: ir.Value) -> ir.Value:
+        return self._intrinsic("fabs", a)
+
+    def larger(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The larger of two; what is not a number stays so."""
+        return self._intrinsic("maximum", a, b)
+
+    def _intrinsic(self, name: str, *arguments: ir.Value) -> ir.Value:
+        module, full = self.builder.module, f"llvm.{name}.v{LANES}f64"
+        if full not in module.globals:
+            ir.Function(module, ir.FunctionType(VECTOR, [VECTOR] * len(arguments)), full)
+        return self.builder.call(module.globals[full], arguments)
+
+    def everywhere(self, number: ir.Value) -> ir.Value:
+        """A number that is computed, in all lanes."""
+        first = self.builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, ir.Constant(INDEX, 0))
+        return self.builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(NUMBER, LANES), [0] * LANES))
+
+    def numbers(self, name: str, values: Sequence[int]) -> ir.Value:
+        """A constant list of whole numbers; no other one of the function has the name."""
+        data = bytearray(np.asarray(values, dtype=np.int32).tobytes())
+        kind = ir.ArrayType(ir.IntType(8), len(data))
+        constant = ir.GlobalVariable(self.builder.module, kind, f"{self.builder.function.name}.{name}")
+        constant.linkage, constant.global_constant, constant.align = "private", True, 4
+        constant.initializer = ir.Constant(kind, data)
+        return constant
+
+    def number(self, numbers: ir.Value, index: ir.Value | int) -> ir.Value:
+        """An element of such a list."""
+        address = self.builder.gep(numbers, [_index(index)], source_etype=NUMBER)
+        return self.builder.zext(self.builder.load(address, align=4, typ=NUMBER), INDEX)
+
+    @contextmanager
+    def span(self, start: ir.Value | int, stop: ir.Value | int, *carried: ir.Value) -> Iterator[Span]:
+        """Repeats what is appended inside for an index from `start` up to `stop`."""
+        b = self.builder
+        first, end = _index(start), _index(stop)
+        before, body, after = b.block, b.append_basic_block("body"), b.append_basic_block("after")
+        b.cbranch(b.icmp_signed("<", first, end), body, after)
+        b.position_at_end(body)
+        index = b.phi(INDEX)
+        phis = [b.phi(VECTOR) for _ in carried]
+        span = Span(index, list(phis))
+        yield span
+        following = b.add(index, ir.Constant(INDEX, 1))
+        b.cbranch(b.icmp_signed("<", following, end), body, after)
+        edges = zip((index, *phis), (first, *carried), (following, *span.carried), strict=True)
+        for phi, initial, final_value in edges:
+            phi.add_incoming(initial, before)
+            phi.add_incoming(final_value, b.block)
+        last = b.block
+        b.position_at_end(after)
+        for i, value in enumerate(carried):
+            result = b.phi(VECTOR)
+            result.add_incoming(value, before)
+            result.add_incoming(span.carried[i], last)
+            span.carried[i] = result
+
     @contextmanager
     def loop(self, count: int) -> Iterator[ir.Value]:
         """Repeats what is appended inside for an index from 0 up to `count`."""
-        b = self.builder
-        if count == 0:
-            # What is appended is never reached, and a block without a way in has no number of the turn.
-            nowhere = b.append_basic_block("never")
-            after = b.append_basic_block("after")
-            b.branch(after)
-            b.position_at_end(nowhere)
-            yield ir.Constant(INDEX, 0)
-            b.branch(after)
-            b.position_at_end(after)
-            return
-        before = b.block
-        body, after = b.append_basic_block("body"), b.append_basic_block("after")
-        b.branch(body)
-        b.position_at_end(body)
-        index = b.phi(INDEX)
-        index.add_incoming(ir.Constant(INDEX, 0), before)
-        yield index
-        following = b.add(index, ir.Constant(INDEX, 1))
-        index.add_incoming(following, b.block)
-        b.cbranch(b.icmp_signed("<", following, ir.Constant(INDEX, count)), body, after)
-        b.position_at_end(after)
+        with self.span(0, count) as span:
+            yield span.index
 
     def run(
         self, tape: Tape, inputs: Sequence[tuple[ir.Value, int]], outputs: Sequence[tuple[ir.Value, int]],
         store: Callable[[ir.Value, ir.Value, int], None] | None = None,
     ) -> None:  # fmt: skip
         """Runs a tape from arrays to arrays."""
-        needed = _reachable(tape)
         registers: dict[int, ir.Value] = {}
 
         def read(register: int) -> ir.Value:
@@ -173,9 +216,8 @@ class Code:
             return registers[register]
 
         for register, instruction in enumerate(tape.instructions, start=tape.slots):
-            if register in needed:
-                arguments = [read(a) for a in instruction.arguments]
-                registers[register] = self._value(instruction.operation, arguments, instruction.value)
+            arguments = [read(a) for a in instruction.arguments]
+            registers[register] = self._value(instruction.operation, arguments, instruction.value)
         for output, place in zip(tape.outputs, outputs, strict=True):
             (store or self.store)(self._number(read(output)), *place)
 
@@ -222,16 +264,3 @@ class Code:
 
     def _number(self, value: ir.Value) -> ir.Value:
         return self.builder.select(value, vector(1.0), vector(0.0)) if value.type == MASK else value
-
-
-def _reachable(tape: Tape) -> set[int]:
-    """Registers that the outputs need."""
-    needed: set[int] = set()
-    pending = list(tape.outputs)
-    while pending:
-        register = pending.pop()
-        if register not in needed:
-            needed.add(register)
-            if register >= tape.slots:
-                pending.extend(tape.instructions[register - tape.slots].arguments)
-    return needed

@@ -1,7 +1,6 @@
 """Gradients of compiled solves: recorded steps, gone back through by compiled code, as a function of autograd."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast, final
 
@@ -12,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from mechanistic.native.adjoint import Calls, Cotangents, Places, Reading, Solved, find_outputs, go_back, sort_steps
 from mechanistic.native.lanes import LANES
+from mechanistic.native.shares import array, in_shares
 from mechanistic.native.steps import Workspace
 from mechanistic.solve.gradient import Record
 from mechanistic.solve.problem import Problem, Status
@@ -90,20 +90,13 @@ def adjoint(solve: Solve, inputs: Sequence[Tensor], seed: Tensor, moving: bool) 
     """
     solved = _solved(solve, inputs, moving)
     found = Cotangents(*(np.zeros(value.shape) for value in inputs))
-    seeds = np.ascontiguousarray(seed.detach().numpy())
+    seeds = array(seed)
     reading = find_outputs(solved, seeds, found.initial)
-    subjects = len(seeds)
-    shares = [(first, min(first + SHARE, subjects)) for first in range(0, subjects, SHARE)]
 
-    def run(share: tuple[int, int]) -> None:
-        _go_back(solve.backward, solved, reading, seeds, found, *share)
+    def run(first: int, last: int) -> None:
+        _go_back(solve.backward, solved, reading, seeds, found, first, last)
 
-    if solve.threads == 1 or len(shares) == 1:
-        for share in shares:
-            run(share)
-    else:
-        with ThreadPoolExecutor(solve.threads) as pool:
-            list(pool.map(run, shares))
+    in_shares(run, len(seeds), SHARE, solve.threads)
     return tuple(torch.from_numpy(value) for value in found)
 
 
@@ -117,18 +110,14 @@ def _go_back(
 
 
 def _solved(solve: Solve, inputs: Sequence[Tensor], moving: bool) -> Solved:
-    parameters, _, stops, _, rates = (_array(value) for value in inputs)
+    parameters, _, stops, _, rates = (array(value) for value in inputs)
     problem, record = solve.problem, solve.record
-    subject, node = _array(record.subject), _array(record.node)
+    subject, node = array(record.subject), array(record.node)
     rows, starts = sort_steps(subject, node, len(parameters))
     times = problem.times
     reached = (solve.status == Status.OK)[:, None] | (times <= solve.reached[:, None])
     return Solved(
         parameters, np.ascontiguousarray(solve.constants), np.ascontiguousarray(solve.held), stops, rates,
-        _array(times), _array(problem.before), _array(times.isfinite() & reached), rows, starts, _array(record.t),
-        _array(record.h), _array(record.x), _array(record.segment), _array(record.node_of_stop), bool(moving),
+        array(times), array(problem.before), array(times.isfinite() & reached), rows, starts, array(record.t),
+        array(record.h), array(record.x), array(record.segment), array(record.node_of_stop), bool(moving),
     )  # fmt: skip
-
-
-def _array(value: Tensor) -> Any:
-    return np.ascontiguousarray(value.detach().numpy())

@@ -16,15 +16,14 @@ from mechanistic.compile.tape import Instruction, Tape, TapeBuilder
 class Program:
     """The right-hand side of a model and its derivatives, written out.
 
-    `rates` and `jacobian` have the inputs `t`, the states, the constants that `prepare` makes of the parameters, and
+    `rates` and `linearise` have the inputs `t`, the states, the constants that `prepare` makes of the parameters, and
     what is held during a step.
 
     Attributes:
         states, parameters, constants, held: how many there are of each; held values are modes.
         prepare: parameters → constants.
         rates: → dx/dt, one output a state.
-        jacobian: → the nonzeros of ∂f/∂x at (`rows`, `columns`), then ∂f/∂t of the states `timed`.
-        linearise: → the outputs of `rates`, then those of `jacobian`.
+        linearise: → dx/dt, then the nonzeros of ∂f/∂x at (`rows`, `columns`), then ∂f/∂t of the states `timed`.
     """
 
     states: int
@@ -33,11 +32,15 @@ class Program:
     held: int
     prepare: Tape
     rates: Tape
-    jacobian: Tape
     linearise: Tape
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     timed: tuple[int, ...]
+
+    @property
+    def entries(self) -> int:
+        """How many derivatives `linearise` gives."""
+        return len(self.rows) + len(self.timed)
 
     @classmethod
     def of(cls, field: RateField) -> "Program":
@@ -51,7 +54,7 @@ class Program:
         prepare, moving = _split(builder, [*rates, *slopes], n, k, held)
         return cls(
             n, k, len(prepare.outputs), held, prepare,
-            part_of(moving, slice(0, n)), part_of(moving, slice(n, None)), moving,
+            moving.only(moving.outputs[:n]), moving,
             tuple(row for row, _ in entries), tuple(column for _, column in entries), tuple(timed),
         )  # fmt: skip
 
@@ -103,9 +106,9 @@ def _expressions(
         for index, member in enumerate(family.members):
             places = [row[index] for row in columns]
             inputs = [_input(kind, place, offsets, values) for kind, place in zip(family.kinds, places, strict=True)]
-            results[member] = _inline(b, family.value, inputs)[0]
+            results[member] = _outputs(b, family.value, inputs)[0]
             terms: dict[int, list[int]] = {}
-            for slot, slope in zip(family.slopes, _inline(b, family.derivative, inputs), strict=True):
+            for slot, slope in zip(family.slopes, _outputs(b, family.derivative, inputs), strict=True):
                 if family.kinds[slot] == "a":
                     for column, inner in slopes[places[slot]].items():
                         terms.setdefault(column, []).append(b.apply("mul", slope, inner))
@@ -122,19 +125,10 @@ def _input(kind: str, place: int, offsets: Mapping[str, int], values: Sequence[i
     return values[place] if kind == "a" else offsets[kind] + place
 
 
-def _inline(b: TapeBuilder, tape: Tape, inputs: Sequence[int]) -> list[int]:
+def _outputs(b: TapeBuilder, tape: Tape, inputs: Sequence[int]) -> list[int]:
     """Registers of the outputs of a tape that reads `inputs`."""
-    place = list(inputs)
-    for instruction in tape.instructions:
-        place.append(replay(b, instruction, [place[a] for a in instruction.arguments]))
+    place = b.replay(tape, inputs)
     return [place[output] for output in tape.outputs]
-
-
-def replay(b: TapeBuilder, instruction: Instruction, arguments: Sequence[int]) -> int:
-    """The register of an instruction with other arguments."""
-    if instruction.operation == "const":
-        return b.constant(instruction.value)
-    return b.apply(instruction.operation, *arguments)
 
 
 def _weighted(b: TapeBuilder, terms: Iterable[tuple[int, float]]) -> int:
@@ -159,7 +153,7 @@ def _split(builder: TapeBuilder, outputs: Sequence[int], n: int, k: int, held: i
     moving = []
     for register, instruction in enumerate(whole.instructions, start=whole.slots):
         if all(a in split.fixed for a in instruction.arguments):
-            split.fixed[register] = replay(split.first, instruction, [split.fixed[a] for a in instruction.arguments])
+            split.fixed[register] = split.first.repeat(instruction, [split.fixed[a] for a in instruction.arguments])
         else:
             moving.append((register, instruction))
     wanted = [split.wanted(instruction) for _, instruction in moving]
@@ -178,7 +172,7 @@ def _split(builder: TapeBuilder, outputs: Sequence[int], n: int, k: int, held: i
     for (register, instruction), constant in zip(moving, wanted, strict=True):
         arguments = [read(a, c) for a, c in zip(instruction.arguments, constant, strict=True)]
         inverted = split.inverted(instruction)
-        place[register] = b.apply("mul", *arguments) if inverted else replay(b, instruction, arguments)
+        place[register] = b.apply("mul", *arguments) if inverted else b.repeat(instruction, arguments)
     results = [read(output, constant) for output, constant in zip(whole.outputs, last, strict=True)]
     return split.first.finish(constants), b.finish(results)
 
@@ -209,9 +203,3 @@ class _Split:
         if self.first.is_logical(register):
             return self.first.apply("where", register, self.first.constant(1.0), self.first.constant(0.0))
         return None if self.first.number(register) is not None else register
-
-
-def part_of(tape: Tape, outputs: slice) -> Tape:
-    """A tape with some of the outputs, and what these need."""
-    b = TapeBuilder(tape.slots)
-    return b.finish(_inline(b, tape, range(tape.slots))[outputs])

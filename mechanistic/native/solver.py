@@ -1,6 +1,5 @@
 """Whole solves in compiled code."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast, final
@@ -13,9 +12,10 @@ from mechanistic.compile import RateField
 from mechanistic.errors import SolveError
 from mechanistic.native import driver
 from mechanistic.native.build import Forward, build_forward
-from mechanistic.native.call import call
+from mechanistic.native.call import call, compiled
 from mechanistic.native.lanes import LANES
 from mechanistic.native.program import Program
+from mechanistic.native.shares import array, in_shares
 from mechanistic.solve.method import AbstractMethod
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Status
 from mechanistic.solve.rodas5p import Rodas5P
@@ -105,17 +105,11 @@ def solve(forward: Forward, method: AbstractMethod, problem: Problem, threads: i
     calls = driver.Calls(*(forward.address(kernel) for kernel in names))
     places = driver.Places(*(forward.workspace.places[field] for field in driver.Places._fields))
 
-    def run(first: int) -> None:
+    def run(first: int, last: int) -> None:
         work = _workspace(forward, problem, method.max_steps)
-        driver.advance(calls, places, control, given, found, work, first, min(first + SHARE, batch))
+        driver.advance(calls, places, control, given, found, work, first, last)
 
-    shares = range(0, batch, SHARE)
-    if threads == 1 or len(shares) <= 1:
-        for first in shares:
-            run(first)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, shares))
+    in_shares(run, batch, SHARE, threads)
     states, status, reached, culprit, nodes, attempts = (torch.from_numpy(part) for part in found[:6])
     return Outcome(
         states, status, reached, culprit, Statistics(nodes, attempts - nodes), torch.zeros_like(status),
@@ -124,9 +118,6 @@ def solve(forward: Forward, method: AbstractMethod, problem: Problem, threads: i
 
 
 def _given(forward: Forward, problem: Problem) -> driver.Given:
-    def array(value: Tensor) -> Any:
-        return np.ascontiguousarray(value.detach().numpy())
-
     stops = problem.stops
     held = np.zeros((*stops.rates.shape[:2], 0))
     return driver.Given(
@@ -147,7 +138,7 @@ def _constants(forward: Forward, parameters: Any) -> Any:
     return np.ascontiguousarray(results.swapaxes(1, 2).reshape(blocks * LANES, -1)[:batch])
 
 
-@driver.compiled
+@compiled
 def _prepare(address: int, parameters: Any, results: Any) -> None:
     for block in range(len(parameters)):
         call(address, (parameters[block].ctypes.data, results[block].ctypes.data))

@@ -10,8 +10,7 @@ from typing import Any, final
 import numpy as np
 from llvmlite import ir
 
-from mechanistic.native.emit import DOUBLE, INDEX, VECTOR, Code, Kernels, vector
-from mechanistic.native.lanes import LANES
+from mechanistic.native.emit import DOUBLE, VECTOR, Code, Kernels, vector
 from mechanistic.native.program import Program
 from mechanistic.solve import rodas5p, tsit5
 from mechanistic.solve.control import GOLDEN, LARGEST, PROBE, SAFETY, SMALLEST, UNDERSHOOTS
@@ -20,6 +19,8 @@ from mechanistic.solve.loop import FAR_BEYOND, STIFF_BOUND, STIFF_STEPS
 INFINITY = float("inf")
 SPACING = 16 * float(np.finfo(np.float64).eps)
 EMPTY = 1e8 * float(np.finfo(np.float64).tiny)
+"""Steps up to this size count as steps of no length."""
+
 EXPONENT = 1 / 5
 """Of the error in the step size: both methods have an error estimate of order 4."""
 
@@ -65,10 +66,9 @@ class Workspace:
     def of(cls, program: Program, factors: int) -> "Workspace":
         """The workspace of a model whose factors have so many entries."""
         n = program.states
-        entries = len(program.rows) + len(program.timed)
         sizes = dict.fromkeys(SINGLE, 1) | dict.fromkeys(STATE, n)
         sizes |= {"constants": program.constants, "held": program.held, "stages": 8 * n, "dense": 4 * n}
-        sizes |= {"jacobian": entries, "factors": factors}
+        sizes |= {"jacobian": program.entries, "factors": factors}
         places = {}
         total = 0
         for name, count in sizes.items():
@@ -157,9 +157,7 @@ def _probe(block: Block) -> None:
     """Two turns of the power method from a first direction; see `mechanistic.solve.control.fastest_rate`."""
     b = block.code.builder
     with block.code.loop(block.states) as i:
-        golden = b.fmul(b.sitofp(i, DOUBLE), ir.Constant(DOUBLE, GOLDEN))
-        spread = b.insert_element(ir.Constant(VECTOR, ir.Undefined), golden, ir.Constant(INDEX, 0))
-        part = b.shuffle_vector(spread, spread, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+        part = block.code.everywhere(b.fmul(b.sitofp(i, DOUBLE), ir.Constant(DOUBLE, GOLDEN)))
         block.store(b.fadd(vector(0.5), b.fsub(part, block.call("floor", part))), "direction", i)
     for _ in range(2):
         block.code.call("turn", block.base)
@@ -355,9 +353,8 @@ def _judge(block: Block) -> None:
         before = b.load(ratio, typ=VECTOR)
         worse = b.fcmp_ordered(">", share, before)
         b.store(b.select(worse, share, before), ratio)
-        state = b.insert_element(ir.Constant(VECTOR, ir.Undefined), b.sitofp(i, DOUBLE), ir.Constant(INDEX, 0))
-        spread = b.shuffle_vector(state, state, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-        b.store(b.select(worse, spread, b.load(culprit, typ=VECTOR)), culprit)
+        state = code.everywhere(b.sitofp(i, DOUBLE))
+        b.store(b.select(worse, state, b.load(culprit, typ=VECTOR)), culprit)
         falls = b.select(b.fcmp_ordered("<", end, floor), vector(1.0), vector(0.0))
         falls = b.select(b.fcmp_ordered(">=", x, floor), falls, vector(0.0))
         b.store(block.call("max", falls, b.load(below, typ=VECTOR)), below)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import torch
@@ -13,13 +12,9 @@ from torch import Tensor
 import mechanistic as mech
 from mechanistic import Schedule, Tolerance, simulate
 from mechanistic.model import KineticModel, Parameter, State, symbol, time
-from mechanistic.native.backward import backward_workspace, emit_backward
-from mechanistic.native.emit import Kernels
-from mechanistic.native.functions import load_library
+from mechanistic.native.build import build_backward
 from mechanistic.native.gradient import Backward, Solve, adjoint, with_gradient
 from mechanistic.native.program import Program
-from mechanistic.native.sparse import factorise
-from mechanistic.native.sparse_ir import emit_factor, emit_solve, emit_solve_transposed
 from mechanistic.solve import gradient, loop
 from mechanistic.solve.problem import Problem
 from tests.mechanistic.test_gradients import Inputs, agrees, likelihood, oral_inputs, robertson_inputs
@@ -30,29 +25,9 @@ METHODS = {"argvalues": [mech.Tsit5(), mech.Rodas5P()], "ids": ["Tsit5", "Rodas5
 
 def built(program: Program, method: str) -> Backward:
     """Machine code of the kernels of a model."""
-    load_library()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    kernels = Kernels.new()
-    n, entries = program.states, len(program.rows) + len(program.timed)
-    factorisation = factorise(n, program.rows, program.columns)
-    assert factorisation is not None
-    for name, emit in (("factor", emit_factor), ("solve", emit_solve), ("solve_transposed", emit_solve_transposed)):
-        emit(kernels.module, name, factorisation)
-    inputs = [1, n, program.constants, program.held]
-    kernels.tape("rates", program.rates, inputs, [n])
-    kernels.tape("linearise", program.linearise, inputs, [n, entries])
-    workspace = backward_workspace(program, factorisation.places)
-    emit_backward(kernels, program, workspace)
-    module = llvm.parse_assembly(str(kernels.module))
-    module.verify()
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
-    )
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    addresses = (engine.get_function_address(name) for name in (f"{method.lower()}_back", "prepare_pullback"))
-    return Backward(*addresses, workspace, engine)
+    backward = build_backward(program, method.lower())
+    assert backward is not None
+    return backward
 
 
 class Run(NamedTuple):

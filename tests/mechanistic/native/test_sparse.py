@@ -5,17 +5,17 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llvmlite import ir
 
 from mechanistic import RateField, library, read_sbml
 from mechanistic.errors import ModelError
 from mechanistic.native import sparse_ir
+from mechanistic.native.build import compile_kernels
+from mechanistic.native.emit import Kernels
 from mechanistic.native.lanes import LANES
 from mechanistic.native.sparse import Factorisation, factorise
 from tests.shared import shared_file
@@ -184,17 +184,11 @@ class Compiled(NamedTuple):
 
 
 def compiled(f: Factorisation) -> Compiled:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    module = ir.Module("sparse")
+    kernels = Kernels.new()
     names = {"factor": 3, "solve": 3, "solve_transposed": 3, "backward_error": 6}
     for name in names:
-        getattr(sparse_ir, f"emit_{name}")(module, name, f)
-    parsed = llvm.parse_assembly(str(module))
-    parsed.verify()
-    machine = llvm.Target.from_default_triple().create_target_machine(cpu=llvm.get_host_cpu_name(), opt=1)
-    engine = llvm.create_mcjit_compiler(parsed, machine)
-    engine.finalize_object()
+        getattr(sparse_ir, f"emit_{name}")(kernels, name, f)
+    engine = compile_kernels(kernels)
     kinds = {name: ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * count) for name, count in names.items()}
     return Compiled(engine, {name: kind(engine.get_function_address(name)) for name, kind in kinds.items()})
 
@@ -250,19 +244,12 @@ def form(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.parametrize("limit", FORMS.values(), ids=FORMS)
 @settings(max_examples=12)
-@given(patterns(), st.integers(0, 1000))
-def test_written_out_kernels_solve_like_dense_algebra(pattern, seed):
+@given(pattern=patterns(), seed=st.integers(0, 1000))
+def test_kernels_solve_like_dense_algebra(limit, pattern, seed):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparse_ir, "WRITTEN_OUT", FORMS["written out"])
-        check_against_dense_algebra(pattern, seed)
-
-
-@settings(max_examples=12)
-@given(patterns(), st.integers(0, 1000))
-def test_looping_kernels_solve_like_dense_algebra(pattern, seed):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparse_ir, "WRITTEN_OUT", FORMS["loops"])
+        patch.setattr(sparse_ir, "WRITTEN_OUT", limit)
         check_against_dense_algebra(pattern, seed)
 
 
