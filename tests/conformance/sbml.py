@@ -3,7 +3,8 @@
 The folder holds `cases/NNNNN/` with a model, its settings and the expected values, and usually `index.jsonl`, one row a
 case. Each case runs in a child process with a time and a memory limit. A case passes when every value is within the
 tolerances of the case, |actual - expected| <= absolute + relative |expected|; it is unsupported when the reader or
-the compiler refuses it. A case that cannot be read is an error of its own and stops nothing.
+the compiler refuses it, or the solver finds no consistent state. A case that cannot be read is an error of its own and
+stops nothing.
 
 The last line reads `sbml: N passed, N failed, N unsupported, N errors`; the exit code is 1 when a case failed or ended
 in an error, and 0 otherwise. Without a folder the results are written into `docs/conformance.md`; those of another
