@@ -12,8 +12,10 @@ from mechanistic.compile import RateField
 from mechanistic.errors import SolveError
 from mechanistic.field import AbstractVectorField
 from mechanistic.model import KineticModel
+from mechanistic.native import Native
 from mechanistic.schedule import Schedule, compile_schedule
 from mechanistic.solve.auto import Auto
+from mechanistic.solve.engine import AbstractEngine, Solved
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Tolerance
 from mechanistic.solve.solution import Solution
 
@@ -38,6 +40,7 @@ def simulate(
     before: Any = None,
     solver: AbstractSolver | None = None,
     tolerance: Tolerance | None = None,
+    engine: AbstractEngine | None = None,
 ) -> Solution:
     """Simulates one subject or a batch; the batch is the broadcast of the batches of all arguments.
 
@@ -55,6 +58,8 @@ def simulate(
         before: bool `(*batch, time)`: show the value before a dose given at exactly that time.
         solver: `Auto()` when None.
         tolerance: `Tolerance()` when None.
+        engine: `Native()` for code compiled for the model, `Torch()` for PyTorch; the first where there is such code
+            and the second elsewhere when None. `Solution.engine` says which it was, and why.
 
     Raises:
         SolveError: lists unknown names and arguments whose shapes do not fit.
@@ -94,25 +99,33 @@ def simulate(
         flags.expand(*batch, count).reshape(rows, count),
         Tolerance() if tolerance is None else tolerance,
     )
-    outcome = _in_pieces(Auto() if solver is None else solver, problem) if n else _nothing_to_solve(problem, end)
-    return _labelled(field, problem, outcome, batch)
+    if n:
+        chosen = Native(fall_back=True) if engine is None else engine
+        solved = _in_pieces(chosen, Auto() if solver is None else solver, problem)
+    else:
+        solved = Solved(_nothing_to_solve(problem, end), "no engine: there are no states")
+    return _labelled(field, problem, solved, batch)
 
 
-def _in_pieces(solver: AbstractSolver, problem: Problem) -> Outcome:
+def _in_pieces(engine: AbstractEngine, solver: AbstractSolver, problem: Problem) -> Solved:
     """Solves a batch, a large one in pieces; what a subject does does not depend on its piece."""
     rows, states = problem.initial.shape
     size = max(1, STATES_AT_ONCE // states)
     if rows <= size:
-        return solver.solve(problem)
+        return engine.solve(solver, problem)
     pieces = torch.arange(rows, device=problem.initial.device).split(size)
-    outcomes = [solver.solve(problem.select(piece)) for piece in pieces]
+    solved = [engine.solve(solver, problem.select(piece)) for piece in pieces]
+    outcomes = [each.outcome for each in solved]
+    methods = tuple(dict.fromkeys(name for outcome in outcomes for name in outcome.methods))
     statistics = Statistics(*(torch.cat(parts) for parts in zip(*(o.statistics for o in outcomes), strict=True)))
 
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(outcome, name) for outcome in outcomes])
 
-    parts = {name: joined(name) for name in ("states", "status", "reached", "culprit", "method", "delayed")}
-    return Outcome(statistics=statistics, methods=outcomes[0].methods, **parts)
+    parts = {name: joined(name) for name in ("states", "status", "reached", "culprit", "delayed")}
+    places = [torch.tensor([methods.index(name) for name in outcome.methods]) for outcome in outcomes]
+    method = torch.cat([place.to(o.method)[o.method] for place, o in zip(places, outcomes, strict=True)])
+    return Solved(Outcome(statistics=statistics, method=method, methods=methods, **parts), solved[0].engine)
 
 
 def _nothing_to_solve(problem: Problem, end: Tensor) -> Outcome:
@@ -122,7 +135,9 @@ def _nothing_to_solve(problem: Problem, end: Tensor) -> Outcome:
     return Outcome(states, none, end, none, Statistics(none, none), none, ("no states",), states)
 
 
-def _labelled(field: AbstractVectorField, problem: Problem, outcome: Outcome, batch: torch.Size) -> Solution:
+def _labelled(field: AbstractVectorField, problem: Problem, solved: Solved, batch: torch.Size) -> Solution:
+    outcome = solved.outcome
+
     def shaped(value: Tensor) -> Tensor:
         return value.reshape((*batch, *value.shape[1:]))
 
@@ -138,6 +153,7 @@ def _labelled(field: AbstractVectorField, problem: Problem, outcome: Outcome, ba
         shaped(outcome.method),
         outcome.methods,
         shaped(outcome.delayed),
+        solved.engine,
     )
 
 

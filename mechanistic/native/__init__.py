@@ -1,5 +1,5 @@
 """Whole solves in compiled code: kernels of a model, the loop that drives them, and the way back."""
 
-from mechanistic.native.solver import Native
+from mechanistic.native.engine import Native
 
 __all__ = ["Native"]

@@ -270,7 +270,9 @@ def _settle(places: Places, control: Control, given: Given, found: Found, lanes:
     """What a lane wants after its step; returns whether its subject has come to its end."""
     stopped = work[places.accepted, lane] != 0 and work[places.arriving, lane] != 0
     if stopped:
-        _read_before(places, given, found, lanes, work, lane)
+        # Stops at one time, each with a jump of its own: only the first of them has a state before it.
+        if given.stops[lanes.subject[lane], lanes.segment[lane]] < work[places.time, lane]:
+            _read_before(places, given, found, lanes, work, lane)
         _give(places, control, given, found, lanes, work, lane, lanes.segment[lane])
     subject = lanes.subject[lane]
     found.culprit[subject] = int(work[places.culprit, lane])

@@ -2,20 +2,22 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mechanistic.compile import RateField
-from mechanistic.errors import SolveError
 from mechanistic.native import driver
-from mechanistic.native.build import Forward, build_forward
+from mechanistic.native.build import Forward, build_backward, build_forward
 from mechanistic.native.call import call, compiled
+from mechanistic.native.gradient import Backward, Solve, with_gradient
 from mechanistic.native.lanes import LANES
+from mechanistic.native.modes import Segmented, segmented
 from mechanistic.native.program import Program
 from mechanistic.native.shares import array, in_shares
+from mechanistic.solve.gradient import Record
 from mechanistic.solve.method import AbstractMethod
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Status
 from mechanistic.solve.rodas5p import Rodas5P
@@ -28,7 +30,7 @@ SHARE = 64 * LANES
 
 @final
 @dataclass(frozen=True, slots=True)
-class Native(AbstractSolver):
+class Compiled(AbstractSolver):
     """A method in compiled code: a whole solve without a call of PyTorch, eight subjects side by side.
 
     It takes the same steps as the method itself and gives the same numbers up to rounding, whatever else is in the
@@ -42,18 +44,18 @@ class Native(AbstractSolver):
     method: Tsit5 | Rodas5P
     threads: int = 1
 
-    def solve(self, problem: Problem) -> Outcome:
-        """See `AbstractSolver.solve`.
+    @property
+    def name(self) -> str:
+        return self.method.name
 
-        Raises:
-            SolveError: says why this problem cannot be solved in compiled code.
-        """
-        reasons = refusals(problem)
-        forward = None if reasons else built(cast(RateField, problem.field))
-        if forward is None:
-            reasons = reasons or ["its Jacobian has too many entries"]
-            raise SolveError(f"compiled code cannot solve this; use {type(self.method).__name__}() itself:", reasons)
-        outcome = solve(forward, self.method, problem, self.threads)
+    def solve(self, problem: Problem) -> Outcome:
+        """See `AbstractSolver.solve`; the problem must have no `refusals`."""
+        forward, whole = built(cast(RateField, problem.field)), segmented(problem)
+        assert forward is not None
+        assert isinstance(whole, Segmented)
+        outcome = solve(forward, self.method, whole, self.threads)
+        if isinstance(self.method, Tsit5):
+            return outcome
         failed = (outcome.status == Status.MIN_STEP) | (outcome.status == Status.NOT_FINITE)
         rows = failed.nonzero().squeeze(1)
         return _mended(outcome, rows, self.method.solve(problem.select(rows))) if len(rows) else outcome
@@ -65,17 +67,15 @@ def refusals(problem: Problem) -> list[str]:
     if not isinstance(field, RateField):
         return [f"`{type(field).__name__}` is not a compiled model: networks are not in compiled code yet"]
     found = []
-    if field.discrete is not None:
-        found.append("the model has events, delays or conditions, which are not in compiled code yet")
     if field.mass is not None:
-        found.append("the model has algebraic equations or fast reactions, which are not in compiled code")
-    if wants_gradient(problem):
-        found.append(
-            "a gradient is wanted, which compiled solves do not give yet; use `torch.no_grad()` or `.detach()`"
-        )
+        found.append("the model has algebraic equations or fast reactions")
+    elif isinstance(whole := segmented(problem), str):
+        found.append(whole)
     kind = problem.initial
     if kind.dtype != torch.float64 or kind.device.type != "cpu":
         found.append(f"it computes in float64 on the CPU, not in {kind.dtype} on {kind.device}")
+    if not found and built(field) is None:
+        found.append("the Jacobian of the model has too many entries to be factored without pivoting")
     return found
 
 
@@ -83,15 +83,44 @@ def _mended(outcome: Outcome, rows: Tensor, others: Outcome) -> Outcome:
     """The outcome with some subjects taken from another one."""
     names = ("states", "status", "reached", "culprit")
     parts = {name: getattr(outcome, name).index_copy(0, rows, getattr(others, name)) for name in names}
-    work = zip(outcome.statistics, others.statistics, strict=True)
-    return outcome._replace(statistics=Statistics(*(a.index_add(0, rows, b) for a, b in work)), **parts)
+    work = (a.index_add(0, rows, b) for a, b in zip(outcome.statistics, others.statistics, strict=True))
+    method = outcome.method.index_fill(0, rows, 1)
+    methods = (*outcome.methods, f"{others.methods[0]} in PyTorch")
+    return outcome._replace(statistics=Statistics(*work), method=method, methods=methods, **parts)
 
 
-def solve(forward: Forward, method: AbstractMethod, problem: Problem, threads: int = 1) -> Outcome:
-    """Solves a batch of a smooth field, without gradients; see `AbstractSolver.solve`."""
+class _Solved(NamedTuple):
+    """What the driver was given and found, and the accepted steps where they were wanted."""
+
+    given: driver.Given
+    found: driver.Found
+    steps: list[driver.Steps]
+
+
+def solve(forward: Forward, method: AbstractMethod, whole: Segmented, threads: int = 1) -> Outcome:
+    """Solves a batch of a field that is smooth between stops; see `AbstractSolver.solve`."""
+    problem = whole.problem
+    recording = wants_gradient(problem)
+    solved = _solved(forward, method, whole, threads, recording)
+    states, status, reached, culprit, nodes, attempts = (torch.from_numpy(part) for part in solved.found[:6])
+    if recording:
+        backward = built_backward(cast(RateField, problem.field), method.name.lower())
+        given = solved.given
+        states = with_gradient(
+            states,
+            Solve(backward, problem, _record(solved), given.constants, given.held, status, reached, threads),
+        )
+    return Outcome(
+        states, status, reached, culprit, Statistics(nodes, attempts - nodes), torch.zeros_like(status),
+        (method.name,), states[..., :0],
+    )  # fmt: skip
+
+
+def _solved(forward: Forward, method: AbstractMethod, whole: Segmented, threads: int, recording: bool) -> _Solved:
+    problem = whole.problem
     batch, count = problem.times.shape
     n = problem.initial.shape[1]
-    given = _given(forward, problem)
+    given = _given(forward, whole)
     found = driver.Found(
         np.full((batch, count, n), np.nan), np.zeros(batch, np.int64), np.zeros(batch), np.zeros(batch, np.int64),
         np.zeros(batch, np.int64), np.zeros(batch, np.int64), np.full(given.stops.shape, -1), np.zeros((batch, n)),
@@ -99,30 +128,41 @@ def solve(forward: Forward, method: AbstractMethod, problem: Problem, threads: i
     explicit = isinstance(method, Tsit5)
     scales = problem.field.scales.detach().numpy().astype(np.float64)
     tolerance = problem.tolerance
-    control = driver.Control(scales, tolerance.rtol, tolerance.atol, explicit, False, False)
-    name = "tsit5" if explicit else "rodas5p"
+    stepwise = problem.stops.times.requires_grad and recording
+    control = driver.Control(scales, tolerance.rtol, tolerance.atol, explicit, stepwise, recording)
+    name = method.name.lower()
     names = (f"{name}_step", f"{name}_take", f"{name}_dense", "slope", "probe", "turn")
     calls = driver.Calls(*(forward.address(kernel) for kernel in names))
     places = driver.Places(*(forward.workspace.places[field] for field in driver.Places._fields))
+    steps: list[driver.Steps] = []
 
     def run(first: int, last: int) -> None:
         work = _workspace(forward, problem, method.max_steps)
-        driver.advance(calls, places, control, given, found, work, first, last)
+        made, number = driver.advance(calls, places, control, given, found, work, first, last)
+        if recording:
+            steps.append(driver.Steps(made.index[:, :number], made.at[:, :number], made.x[:number]))
 
     in_shares(run, batch, SHARE, threads)
-    states, status, reached, culprit, nodes, attempts = (torch.from_numpy(part) for part in found[:6])
-    return Outcome(
-        states, status, reached, culprit, Statistics(nodes, attempts - nodes), torch.zeros_like(status),
-        (f"Native {type(method).__name__}",), states[..., :0],
-    )  # fmt: skip
+    return _Solved(given, found, steps)
 
 
-def _given(forward: Forward, problem: Problem) -> driver.Given:
-    stops = problem.stops
-    held = np.zeros((*stops.rates.shape[:2], 0))
+def _record(solved: _Solved) -> Record:
+    """The accepted steps as `mechanistic.solve.gradient` notes them."""
+    found = solved.found
+    steps = solved.steps or [
+        driver.Steps(np.empty((3, 0), np.int64), np.empty((2, 0)), np.empty((0, found.last.shape[1])))
+    ]
+    index, at = (torch.from_numpy(np.concatenate([s[i] for s in steps], axis=1)) for i in (0, 1))
+    x = torch.from_numpy(np.concatenate([s.x for s in steps]))
+    ends = (torch.from_numpy(part) for part in (found.node_of_stop, found.nodes, found.last))
+    return Record(index[0], index[1], at[0], at[1], x, index[2], *ends)
+
+
+def _given(forward: Forward, whole: Segmented) -> driver.Given:
+    problem, stops = whole.problem, whole.problem.stops
     return driver.Given(
         array(problem.initial), _constants(forward, array(problem.parameters)), array(stops.times), array(stops.jumps),
-        array(stops.rates), held, array(problem.times), array(problem.before),
+        array(stops.rates), array(whole.modes), array(problem.times), array(problem.before),
     )  # fmt: skip
 
 
@@ -135,7 +175,8 @@ def _constants(forward: Forward, parameters: Any) -> Any:
     wide = np.ascontiguousarray(padded.reshape(blocks, LANES, k).swapaxes(1, 2))
     results = np.empty((blocks, forward.program.constants, LANES))
     _prepare(forward.address("prepare"), wide, results)
-    return np.ascontiguousarray(results.swapaxes(1, 2).reshape(blocks * LANES, -1)[:batch])
+    rows = results.swapaxes(1, 2).reshape(blocks * LANES, forward.program.constants)
+    return np.ascontiguousarray(rows[:batch])
 
 
 @compiled
@@ -165,3 +206,11 @@ def _workspace(forward: Forward, problem: Problem, budget: int) -> Any:
 def built(field: RateField) -> Forward | None:
     """The kernels of a field; kept for those used last."""
     return build_forward(Program.of(field))
+
+
+@lru_cache(maxsize=64)
+def built_backward(field: RateField, method: str) -> Backward:
+    """The kernels that go back through the steps of a method; kept for those used last."""
+    backward = build_backward(Program.of(field), method)
+    assert backward is not None
+    return backward

@@ -6,7 +6,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mechanistic.solve.method import AbstractMethod
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Status
 from mechanistic.solve.rodas5p import Rodas5P
 from mechanistic.solve.tsit5 import Tsit5
@@ -24,8 +23,8 @@ class Auto(AbstractSolver):
         stiff: takes over.
     """
 
-    explicit: AbstractMethod = field(default_factory=lambda: Tsit5(max_steps=2_000))
-    stiff: AbstractMethod = field(default_factory=Rodas5P)
+    explicit: AbstractSolver = field(default_factory=lambda: Tsit5(max_steps=2_000))
+    stiff: AbstractSolver = field(default_factory=Rodas5P)
 
     def solve(self, problem: Problem) -> Outcome:
         if problem.field.mass is not None:
@@ -34,9 +33,8 @@ class Auto(AbstractSolver):
         # No other method would help where events or equations have no end or no solution.
         settled = (first.status == Status.OK) | (first.status == Status.EVENTS) | (first.status == Status.INCONSISTENT)
         again = (~settled).nonzero().squeeze(1)
-        methods = (*first.methods, type(self.stiff).__name__)
         if not len(again):
-            return first._replace(methods=methods)
+            return first._replace(methods=(*first.methods, self.stiff.name))
         second = self.stiff.solve(problem.select(again))
         statistics = Statistics(
             first.statistics.steps.index_copy(0, again, second.statistics.steps),
@@ -48,8 +46,8 @@ class Auto(AbstractSolver):
             first.reached.index_copy(0, again, second.reached),
             first.culprit.index_copy(0, again, second.culprit),
             statistics,
-            first.method.index_fill(0, again, 1),
-            methods,
+            first.method.index_copy(0, again, len(first.methods) + second.method),
+            (*first.methods, *second.methods),
             _replaced(first.delayed, again, second.delayed),
         )
 

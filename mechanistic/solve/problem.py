@@ -128,6 +128,11 @@ class Outcome(NamedTuple):
 class AbstractSolver(ABC):
     """Solves problems; immutable, configured when made."""
 
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        return type(self).__name__
+
     @abstractmethod
     def solve(self, problem: Problem) -> Outcome:
         """States at the output times, differentiable; a failure is a `Status`, never an exception."""

@@ -37,6 +37,7 @@ class Solution:
         method: index into `methods` of what served each subject, `(*batch,)`.
         methods: names of the methods.
         delayed: delayed values, for observables that use them, `(*batch, time, delay)`.
+        engine: what carried the solver out, and why where there was a choice.
     """
 
     field: AbstractVectorField
@@ -50,6 +51,7 @@ class Solution:
     method: Tensor
     methods: tuple[str, ...]
     delayed: Tensor
+    engine: str
 
     @property
     def succeeded(self) -> Tensor:
@@ -129,7 +131,9 @@ class Solution:
         ended = Counter(Status(s).name for s in self.status.reshape(-1).tolist())
         served = Counter(self.methods[m] for m in self.method.reshape(-1).tolist())
         steps = int(self.statistics.steps.sum())
-        return f"Solution({shape}, {self.times.shape[-1]} times, {dict(ended)}, {dict(served)}, {steps} steps)"
+        engine = self.engine.partition(":")[0]
+        times = self.times.shape[-1]
+        return f"Solution({shape}, {times} times, {dict(ended)}, {dict(served)}, {steps} steps, {engine})"
 
     def _failure(self, row: int, subjects: Sequence[Any] | None) -> str:
         status = Status(int(self.status.reshape(-1)[row]))

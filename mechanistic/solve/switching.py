@@ -49,6 +49,19 @@ class _Read(NamedTuple):
     delayed: Tensor
 
 
+def next_alarm(discrete: AbstractDiscrete, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
+    """When time alone next changes a mode, `(row,)`; infinite where it does not. `held` are the values held now."""
+    clock = discrete.clock(t, x, p, held)
+    alarm = torch.where(clock > t[:, None], clock, torch.inf).nan_to_num(torch.inf).amin(-1)
+    with torch.no_grad():
+        # Where the condition is strict, or rounding has moved the moment, it holds a little later.
+        at = torch.where(alarm.isfinite(), alarm, t)
+        modes = discrete.mode(at, x, p, held[:, : discrete.delays])
+        early = ((modes == held[:, discrete.delays :]) | ~discrete.timed).all(-1)
+        spacing = 2 * torch.finfo(at.dtype).eps * at.abs()
+    return torch.where(early, alarm + spacing, alarm)
+
+
 @final
 class Switching:
     """What a batch with modes, events or delays needs beside its clocks.
@@ -101,15 +114,7 @@ class Switching:
     def _alarm(self, clocks: Clocks) -> Tensor:
         """When time alone next changes a mode, `(row,)`."""
         held = torch.cat([self._delayed(clocks), clocks.modes], dim=-1)
-        clock = self._discrete.clock(clocks.t, clocks.x, clocks.parameters, held)
-        alarm = torch.where(clock > clocks.t[:, None], clock, torch.inf).nan_to_num(torch.inf).amin(-1)
-        with torch.no_grad():
-            # Where the condition is strict, or rounding has moved the moment, it holds a little later.
-            at = torch.where(alarm.isfinite(), alarm, clocks.t)
-            modes = self._discrete.mode(at, clocks.x, clocks.parameters, held[:, : self._discrete.delays])
-            early = ((modes == clocks.modes) | ~self._discrete.timed).all(-1)
-            spacing = 2 * torch.finfo(at.dtype).eps * at.abs()
-        return torch.where(early, alarm + spacing, alarm)
+        return next_alarm(self._discrete, clocks.t, clocks.x, clocks.parameters, held)
 
     def bound(self, clocks: Clocks, h: Tensor) -> Tensor:
         """Step sizes that do not reach beyond the shortest lag, `(row,)`."""

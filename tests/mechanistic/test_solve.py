@@ -181,7 +181,7 @@ def test_a_model_without_states_has_observables() -> None:
     out = simulate(model, [0.0, 1.0, 3.0]).check()
     assert out.observe()[:, 0].tolist() == [0.0, 2.0, 6.0]
     assert out.dataset()["line"].values.tolist() == [0.0, 2.0, 6.0]
-    assert repr(out) == "Solution(one subject, 3 times, {'OK': 1}, {'no states': 1}, 0 steps)"
+    assert repr(out) == "Solution(one subject, 3 times, {'OK': 1}, {'no states': 1}, 0 steps, no engine)"
 
 
 def test_a_later_start_shifts_an_autonomous_model() -> None:
@@ -381,7 +381,7 @@ def test_results_survive_a_file(tmp_path: Path) -> None:
 
 def test_the_repr_says_what_happened() -> None:
     out = simulate(one_state(x**2), [4.0], {"x0": torch.tensor([0.1, 1.0])}, solver=mech.Tsit5())
-    pattern = r"Solution\(2 subjects, 1 times, \{'OK': 1, 'MIN_STEP': 1\}, \{'Tsit5': 2\}, \d+ steps\)"
+    pattern = r"Solution\(2 subjects, 1 times, \{'OK': 1, 'MIN_STEP': 1\}, \{'Tsit5': 2\}, \d+ steps, compiled code\)"
     assert re.fullmatch(pattern, repr(out))
     assert repr(simulate(decay(), [1.0])).startswith("Solution(one subject, 1 times, {'OK': 1}, {'Tsit5': 1}")
 

@@ -1,0 +1,58 @@
+"""Compiled code as an engine: for which problems and solvers there is some, and what happens to all others."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from mechanistic.errors import SolveError
+from mechanistic.native.solver import Compiled, refusals
+from mechanistic.solve.auto import Auto
+from mechanistic.solve.engine import AbstractEngine, Solved, Torch
+from mechanistic.solve.problem import AbstractSolver, Problem
+from mechanistic.solve.rodas5p import Rodas5P
+from mechanistic.solve.tsit5 import Tsit5
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Native(AbstractEngine):
+    """Code compiled for the model: a whole solve without a call of PyTorch, eight subjects side by side.
+
+    `Tsit5`, `Rodas5P` and `Auto` take the same steps as in PyTorch and give the same numbers up to rounding, whatever
+    else is in the batch, and so do their gradients. A subject whose linear systems need pivoting is solved by PyTorch.
+
+    Attributes:
+        threads: how many may work at once; as many as PyTorch has, `torch.get_num_threads()`, when None.
+        fall_back: whether PyTorch solves what there is no compiled code for; otherwise that is refused.
+    """
+
+    threads: int | None = None
+    fall_back: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be positive; got {self.threads}")
+
+    def solve(self, solver: AbstractSolver, problem: Problem) -> Solved:
+        """See `AbstractEngine.solve`."""
+        threads = torch.get_num_threads() if self.threads is None else self.threads
+        compiled = _compiled(solver, threads)
+        reasons = refusals(problem)
+        if compiled is None:
+            reasons.insert(0, f"`{solver.name}` is not in compiled code; Tsit5(), Rodas5P() and Auto() are")
+        if compiled is not None and not reasons:
+            return Solved(compiled.solve(problem), "compiled code")
+        if not self.fall_back:
+            raise SolveError("compiled code cannot solve this; use `engine=Torch()`:", reasons)
+        return Torch("; ".join(reasons)).solve(solver, problem)
+
+
+def _compiled(solver: AbstractSolver, threads: int) -> AbstractSolver | None:
+    """The solver in compiled code; None where there is none."""
+    if isinstance(solver, Tsit5 | Rodas5P):
+        return Compiled(solver, threads)
+    if isinstance(solver, Auto):
+        explicit, stiff = _compiled(solver.explicit, threads), _compiled(solver.stiff, threads)
+        return None if explicit is None or stiff is None else Auto(explicit, stiff)
+    return None
