@@ -10,6 +10,7 @@ from mechanistic.native.emit import Kernels
 from mechanistic.native.functions import load_library
 from mechanistic.native.gradient import Backward
 from mechanistic.native.program import Program
+from mechanistic.native.shadows import emit_shadows
 from mechanistic.native.sparse import Factorisation, factorise
 from mechanistic.native.sparse_ir import emit_backward_error, emit_factor, emit_solve, emit_solve_transposed
 from mechanistic.native.steps import Workspace, emit_steps
@@ -45,6 +46,7 @@ def build_forward(program: Program) -> Forward | None:
     kernels.tape("prepare", program.prepare, [program.parameters], [program.constants])
     emit_backward_error(kernels, "residual", factorisation)
     workspace = Workspace.of(program, factorisation.places)
+    emit_shadows(kernels, program, workspace)
     emit_steps(kernels, program, workspace)
     return Forward(program, workspace, compile_kernels(kernels))
 

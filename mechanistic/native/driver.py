@@ -29,6 +29,7 @@ class Calls(NamedTuple):
     slope: int
     probe: int
     turn: int
+    cast: int
 
 
 class Places(NamedTuple):
@@ -60,10 +61,16 @@ class Places(NamedTuple):
     stages: int
     dense: int
     slope: int
+    shadowed: int
+    fresh: int
 
 
 class Control(NamedTuple):
-    """Step control: typical sizes `(state,)`, error allowed, whether the first stage is kept, how stops are passed."""
+    """Step control.
+
+    Typical sizes `(state,)`, error allowed, whether the first stage is kept, whether every stop is stepped over,
+    whether accepted steps are wanted, and whether half of the lanes are shadows.
+    """
 
     scales: Any
     relative: float
@@ -71,6 +78,7 @@ class Control(NamedTuple):
     explicit: bool
     stepwise: bool
     recording: bool
+    shadowed: bool
 
 
 class Given(NamedTuple):
@@ -136,7 +144,9 @@ def advance(
     scratch = np.empty((5, max(states, 1)))
     address = work.ctypes.data
     upcoming = first
-    for lane in range(LANES):
+    width = LANES // 2 if control.shadowed else LANES
+    work[places.shadowed] = 1.0 if control.shadowed else 0.0
+    for lane in range(width):
         upcoming = _next_subject(places, control, given, found, lanes, work, lane, upcoming, last)
     busy = np.any(subject >= 0)
     while busy:
@@ -155,7 +165,7 @@ def advance(
             continue
         _read_inside(calls, places, given, found, lanes, work, address, scratch)
         call(calls.take, (address,))
-        for lane in range(LANES):
+        for lane in range(width):
             if flag[lane] > 1 and _settle(places, control, given, found, lanes, work, lane):
                 upcoming = _next_subject(places, control, given, found, lanes, work, lane, upcoming, last)
         busy = np.any(subject >= 0)
@@ -215,6 +225,8 @@ def _next_subject(
     lanes.fresh[lane] = False
     for place in (places.active, places.size, places.attempts, places.stiff):
         work[place, lane] = 0.0
+        if control.shadowed:
+            work[place, lane + LANES // 2] = 0.0
     work[places.due, lane] = math.inf
     work[places.stop, lane] = math.inf
     return row
@@ -385,13 +397,39 @@ def _refresh(
     calls: Calls, places: Places, control: Control, given: Given, lanes: Lanes, work: Any, address: int
 ) -> None:
     """Slopes where they are not known, and with them step sizes."""
+    if control.shadowed:
+        _cast(calls, places, given, lanes, work, address)
     call(calls.slope, (address,))
     for lane in range(LANES):
         if lanes.fresh[lane]:
             for i in range(given.initial.shape[1]):
                 work[places.stages + i, lane] = work[places.slope + i, lane]
             work[places.size, lane] = _first_step(places, control, given, lanes, work, lane)
+            if control.shadowed:
+                work[places.size, lane + LANES // 2] = work[places.size, lane]
+                for i in range(given.initial.shape[1]):
+                    work[places.stages + i, lane + LANES // 2] = work[places.slope + i, lane + LANES // 2]
             lanes.fresh[lane] = False
+
+
+@compiled
+def _cast(calls: Calls, places: Places, given: Given, lanes: Lanes, work: Any, address: int) -> None:
+    """Shadows of the lanes that start anew: the same in everything but the state."""
+    half = LANES // 2
+    for lane in range(half):
+        work[places.fresh, lane] = work[places.fresh, lane + half] = 1.0 if lanes.fresh[lane] else 0.0
+        if not lanes.fresh[lane]:
+            continue
+        for place in (places.time, places.stop, places.undershoots, places.attempts, places.previous):
+            work[place, lane + half] = work[place, lane]
+        work[places.due, lane + half] = math.inf
+        for i in range(given.constants.shape[1]):
+            work[places.constants + i, lane + half] = work[places.constants + i, lane]
+        for i in range(given.held.shape[2]):
+            work[places.held + i, lane + half] = work[places.held + i, lane]
+        for i in range(given.initial.shape[1]):
+            work[places.inputs + i, lane + half] = work[places.inputs + i, lane]
+    call(calls.cast, (address,))
 
 
 @inlined

@@ -129,9 +129,9 @@ def _solved(forward: Forward, method: AbstractMethod, whole: Segmented, threads:
     scales = problem.field.scales.detach().numpy().astype(np.float64)
     tolerance = problem.tolerance
     stepwise = problem.stops.times.requires_grad and recording
-    control = driver.Control(scales, tolerance.rtol, tolerance.atol, explicit, stepwise, recording)
+    control = driver.Control(scales, tolerance.rtol, tolerance.atol, explicit, stepwise, recording, recording)
     name = method.name.lower()
-    names = (f"{name}_step", f"{name}_take", f"{name}_dense", "slope", "probe", "turn")
+    names = (f"{name}_step", f"{name}_take", f"{name}_dense", "slope", "probe", "turn", "cast")
     calls = driver.Calls(*(forward.address(kernel) for kernel in names))
     places = driver.Places(*(forward.workspace.places[field] for field in driver.Places._fields))
     steps: list[driver.Steps] = []

@@ -3,7 +3,8 @@
 Only what happens seldom is left to the driver: stops, outputs, failures, and the next subject of a lane.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -30,7 +31,7 @@ RESIDUAL, LEAST = 1e-3, 1e-13
 SINGLE = (
     "active", "time", "stop", "due", "size", "step", "usable", "finish", "ratio", "residual", "below", "culprit",
     "stiffness", "relative", "point", "diagonal", "previous", "following", "accepted", "arriving", "flag",
-    "undershoots", "attempts", "budget", "nodes", "stiff", "rate",
+    "undershoots", "attempts", "budget", "nodes", "stiff", "rate", "shadowed", "fresh",
 )  # fmt: skip
 """Numbers of a lane.
 
@@ -40,7 +41,8 @@ ratio, residual: of its error, and of that of its linear systems, to what is all
 through its floor. culprit: the state that limits it. previous: the ratio of the step before. following: the size that
 is to follow. accepted, arriving: 1 where the step is taken, and where it ends at a stop. flag: 1 where there are
 outputs within the step, 2 where more is wanted of the driver. stiff, undershoots, attempts, nodes: counts. rate: of the
-fastest mode that was found.
+fastest mode that was found. shadowed: 1 in all lanes where the upper half are shadows of the lower half. fresh: 1 where
+a shadow is to be cast.
 """
 
 STATE = (
@@ -112,6 +114,14 @@ class Block:
         """Where a number of the workspace is not 0."""
         return self.code.builder.fcmp_ordered("!=", self.load(name), vector(0.0))
 
+    @contextmanager
+    def shadowed(self) -> Iterator[None]:
+        """What is appended inside is done where there are shadows."""
+        b = self.code.builder
+        first = b.extract_element(self.load("shadowed"), ir.Constant(ir.IntType(32), 0))
+        with b.if_then(b.fcmp_ordered("!=", first, ir.Constant(DOUBLE, 0.0))):
+            yield
+
     def rates(self, time: ir.Value, x: ir.Value, result: ir.Value) -> None:
         """Calls the right-hand side, without inputs."""
         self.code.call("rates", time, x, self.array("constants"), self.array("held"), result)
@@ -124,7 +134,7 @@ class Block:
 
 
 def emit_steps(kernels: Kernels, program: Program, workspace: Workspace) -> None:
-    """Adds kernels of the workspace alone.
+    """Adds kernels of the workspace alone; those of `mechanistic.native.shadows` are called.
 
     `slope`: the right-hand side at the state. `probe`, `turn`: look for the fastest mode, by two turns and by one more.
     `tsit5_step`, `rodas5p_step`: a trial step and its verdict. `tsit5_dense`, `rodas5p_dense`: coefficients of its
@@ -153,12 +163,17 @@ def _slope(block: Block) -> None:
         block.store(code.add(block.load("slope", i), block.load("inputs", i)), "slope", i)
 
 
+def part_of_scale(block: Block, i: ir.Value) -> ir.Value:
+    """A part of the scale of a state, another one for each."""
+    b = block.code.builder
+    part = block.code.everywhere(b.fmul(b.sitofp(i, DOUBLE), ir.Constant(DOUBLE, GOLDEN)))
+    return b.fadd(vector(0.5), b.fsub(part, block.call("floor", part)))
+
+
 def _probe(block: Block) -> None:
     """Two turns of the power method from a first direction; see `mechanistic.solve.control.fastest_rate`."""
-    b = block.code.builder
     with block.code.loop(block.states) as i:
-        part = block.code.everywhere(b.fmul(b.sitofp(i, DOUBLE), ir.Constant(DOUBLE, GOLDEN)))
-        block.store(b.fadd(vector(0.5), b.fsub(part, block.call("floor", part))), "direction", i)
+        block.store(part_of_scale(block, i), "direction", i)
     for _ in range(2):
         block.code.call("turn", block.base)
 
@@ -220,6 +235,11 @@ def _tsit5(block: Block) -> None:
     code, b = block.code, block.code.builder
     _choose_size(block, explicit=True)
     size = block.load("usable")
+    with block.shadowed():
+        # A shadow may have been brought back since the last stage of its last step.
+        code.call("slope", block.base)
+        with code.loop(block.states) as i:
+            code.store(block.load("slope", i), block.stage(0), i)
     for stage, (node, row) in enumerate(zip(tsit5.C, tsit5.A, strict=True)):
         if stage == 0:
             continue
@@ -244,6 +264,8 @@ def _tsit5(block: Block) -> None:
     norms = [block.call("sqrt", b.load(place, typ=VECTOR)) for place in (slope, moved)]
     block.store(b.fdiv(code.mul(size, norms[0]), block.call("max", norms[1], vector(1e-300))), "stiffness")
     _judge(block)
+    with block.shadowed():
+        code.call("judge_both", block.base)
     _decide(block, explicit=True)
 
 
@@ -293,6 +315,8 @@ def _rodas5p(block: Block, program: Program) -> None:
         block.store(last, "error", i)
     block.store(vector(0.0), "stiffness")
     _judge(block)
+    with block.shadowed():
+        code.call("judge_both", block.base)
     # Factors without pivoting may be far off. Then the step is rejected, and a shorter one makes the diagonal dominant.
     allowed = block.call("max", code.mul(vector(RESIDUAL), block.load("relative")), vector(LEAST))
     solved = b.fcmp_ordered("<", block.load("residual"), allowed)
@@ -432,6 +456,8 @@ def _take(block: Block, *, explicit: bool) -> None:
         if explicit:
             first, last = (code.load(block.stage(j), i) for j in (0, 6))
             code.store(b.select(taken, last, first), block.stage(0), i)
+    with block.shadowed():
+        code.call("follow", block.base)
     block.store(block.load("following"), "size")
     for name, value in (("time", block.load("finish")), ("previous", block.load("ratio"))):
         block.store(b.select(taken, value, block.load(name)), name)
