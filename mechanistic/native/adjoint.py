@@ -129,7 +129,7 @@ def find_outputs(solved: Solved, seed: Any, initial: Any) -> Reading:
         for column in range(count):
             if not solved.wanted[s, column] or not np.any(seed[s, column] != 0):
                 continue
-            kind, node = _find(solved, s, column, first, steps)
+            kind, node = find_output(solved, s, column, first, steps)
             if kind < 0:
                 initial[s] += seed[s, column]
                 continue
@@ -142,7 +142,7 @@ def find_outputs(solved: Solved, seed: Any, initial: Any) -> Reading:
 
 
 @inlined
-def _find(solved: Solved, s: int, column: int, first: int, steps: int) -> tuple[int, int]:
+def find_output(solved: Solved, s: int, column: int, first: int, steps: int) -> tuple[int, int]:
     """How an output is read (-1: before anything is given, 0: at a node, 1: inside the step after it), and the node."""
     time = solved.times[s, column]
     earliest, latest = -1, -1
