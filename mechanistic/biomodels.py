@@ -27,6 +27,7 @@ from xml.parsers import expat
 from tqdm import tqdm
 
 from mechanistic.errors import DownloadError
+from mechanistic.folders import cache_folder
 from mechanistic.model import KineticModel
 from mechanistic.sbml import read_sbml
 
@@ -187,13 +188,7 @@ class _Entry:
 def _folder(repository: Repository) -> Path:
     """The folder of the cache for one repository."""
     host = re.sub(r"[^A-Za-z0-9.-]", "_", urlsplit(repository.url).netloc)
-    chosen = os.environ.get("KINETWIN_CACHE")
-    if chosen:
-        return Path(chosen) / "biomodels" / host
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification of the XDG folders has a relative path ignored.
-    base = Path(shared) if os.path.isabs(shared) else Path.home() / ".cache"
-    return base / "kinetwin" / "biomodels" / host
+    return cache_folder() / "biomodels" / host
 
 
 def _downloaded(identity: str, repository: Repository) -> bytes:

@@ -5,7 +5,6 @@ A step is computed again from its start and then gone through in reverse, stage 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import numpy as np
 from llvmlite import ir
@@ -16,9 +15,6 @@ from mechanistic.native.emit import VECTOR, Code, Kernels, places, vector
 from mechanistic.native.program import Program
 from mechanistic.native.steps import Block, Workspace
 from mechanistic.solve import rodas5p, tsit5
-
-CALLED: Final = ("rates", "linearise", "factor", "solve", "solve_transposed")
-"""Kernels that these here call; a module has to have them."""
 
 
 def backward_workspace(program: Program, factors: int) -> Workspace:
@@ -40,20 +36,28 @@ def backward_workspace(program: Program, factors: int) -> Workspace:
     return Workspace(dict(zip(sizes, starts, strict=False)), starts[-1])
 
 
-def emit_backward(kernels: Kernels, program: Program, workspace: Workspace) -> None:
-    """Adds `rates_pullback`, `linearise_pullback`, `prepare_pullback`, `tsit5_back` and `rodas5p_back`.
-
-    The last two work on the workspace alone, `backward_workspace`.
-    """
-    n, entries = program.states, program.entries
-    inputs = {"time": 1, "x": n, "constants": program.constants, "held": program.held}
-    _emit_pullback(kernels, "rates_pullback", program.rates, inputs, n)
-    _emit_pullback(kernels, "linearise_pullback", program.linearise, inputs, n + entries)
+def emit_pullbacks(kernels: Kernels, program: Program) -> None:
+    """Adds `rates_pullback` and `prepare_pullback`."""
+    _emit_pullback(kernels, "rates_pullback", program.rates, _inputs(program), program.states)
     _emit_pullback(kernels, "prepare_pullback", program.prepare, {"x": program.parameters}, program.constants)
+
+
+def emit_tsit5_back(kernels: Kernels, program: Program, workspace: Workspace) -> None:
+    """Adds `tsit5_back`, which works on the workspace alone, `backward_workspace`."""
     with kernels.function("tsit5_back", 1) as (code, (base,)):
         _tsit5(_Back.of(code, workspace, base, program))
+
+
+def emit_rodas5p_back(kernels: Kernels, program: Program, workspace: Workspace) -> None:
+    """Adds `linearise_pullback`, and `rodas5p_back`, which works on the workspace alone, `backward_workspace`."""
+    outputs = program.states + program.entries
+    _emit_pullback(kernels, "linearise_pullback", program.linearise, _inputs(program), outputs)
     with kernels.function("rodas5p_back", 1) as (code, (base,)):
         _rodas5p(_Back.of(code, workspace, base, program), program)
+
+
+def _inputs(program: Program) -> dict[str, int]:
+    return {"time": 1, "x": program.states, "constants": program.constants, "held": program.held}
 
 
 def _emit_pullback(kernels: Kernels, name: str, tape: Tape, inputs: Mapping[str, int], outputs: int) -> None:

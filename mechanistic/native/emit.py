@@ -53,13 +53,25 @@ class Kernels:
     @contextmanager
     def function(self, name: str, arguments: int) -> Iterator[tuple["Code", list[ir.Value]]]:
         """A function `void name(double* …)` whose arguments do not overlap."""
-        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER] * arguments), name)
+        function = self.declare(name, arguments)
         function.attributes.add("nounwind")
         for argument in function.args:
             argument.add_attribute("noalias")
         code = Code(ir.IRBuilder(function.append_basic_block("entry")), self.functions)
         yield code, list(function.args)
         code.builder.ret_void()
+
+    def declare(self, name: str, arguments: int) -> ir.Function:
+        """A function that the module has or that may be in another one."""
+        if name not in self.module.globals:
+            ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER] * arguments), name)
+        return self.module.globals[name]
+
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Leaves the kernels that are not wanted to another module."""
+        for function in self.module.functions:
+            if function.linkage != "internal" and not wanted(function.name):
+                function.blocks.clear()
 
     def tape(self, name: str, tape: Tape, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """A function of as many arrays as there are sizes in `inputs` and `outputs`, which runs a tape.
@@ -73,6 +85,7 @@ class Kernels:
             return
         edges = [len(tape.outputs) * i // pieces for i in range(pieces + 1)]
         for i, (start, stop) in enumerate(pairwise(edges)):
+            self.declare(f"{name}_{i}", len(inputs) + len(outputs)).linkage = "internal"
             with self.function(f"{name}_{i}", len(inputs) + len(outputs)) as (code, arrays):
                 targets = places(arrays[len(inputs) :], outputs)[start:stop]
                 code.run(tape.only(tape.outputs[start:stop]), places(arrays, inputs), targets)
