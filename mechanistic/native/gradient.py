@@ -88,7 +88,7 @@ def adjoint(solve: Solve, inputs: Sequence[Tensor], seed: Tensor, moving: bool) 
         seed: `(batch, time, state)`.
         moving: whether that of the stop times is wanted; it is zero where it is not.
     """
-    solved = _solved(solve, inputs, moving)
+    solved = as_arrays(solve, inputs, moving)
     found = Cotangents(*(np.zeros(value.shape) for value in inputs))
     seeds = array(seed)
     reading = find_outputs(solved, seeds, found.initial)
@@ -109,7 +109,8 @@ def _go_back(
     go_back(Calls(backward.back, backward.prepare), places, solved, reading, seeds, found, work, first, last)
 
 
-def _solved(solve: Solve, inputs: Sequence[Tensor], moving: bool) -> Solved:
+def as_arrays(solve: Solve, inputs: Sequence[Tensor], moving: bool) -> Solved:
+    """A batch that was solved, with its inputs as for `adjoint`, for compiled loops."""
     parameters, _, stops, _, rates = (array(value) for value in inputs)
     problem, record = solve.problem, solve.record
     subject, node = array(record.subject), array(record.node)

@@ -1,5 +1,6 @@
 """Whole solves in compiled code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, cast, final
@@ -97,7 +98,17 @@ class _Solved(NamedTuple):
     steps: list[driver.Steps]
 
 
-def solve(forward: Forward, method: AbstractMethod, whole: Segmented, threads: int = 1) -> Outcome:
+Differentiate = Callable[[Tensor, Solve], Tensor]
+"""Makes the states at the output times differentiable; see `mechanistic.native.gradient.with_gradient`."""
+
+
+def solve(
+    forward: Forward,
+    method: AbstractMethod,
+    whole: Segmented,
+    threads: int = 1,
+    differentiate: Differentiate = with_gradient,
+) -> Outcome:
     """Solves a batch of a field that is smooth between stops; see `AbstractSolver.solve`."""
     problem = whole.problem
     recording = wants_gradient(problem)
@@ -106,7 +117,7 @@ def solve(forward: Forward, method: AbstractMethod, whole: Segmented, threads: i
     if recording:
         backward = built_backward(cast(RateField, problem.field), method.name.lower())
         given = solved.given
-        states = with_gradient(
+        states = differentiate(
             states,
             Solve(backward, problem, _record(solved), given.constants, given.held, status, reached, threads),
         )
