@@ -204,4 +204,4 @@ def build_backward(program: Program, method: str) -> Backward | None:
     if library is None:
         return None
     back, prepare = library.address(f"{method}_back"), library.address("prepare_pullback")
-    return Backward(back, prepare, backward_workspace(program, library.places), library)
+    return Backward(method, back, prepare, backward_workspace(program, library.places), library)

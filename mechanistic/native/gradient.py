@@ -26,10 +26,12 @@ class Backward:
     """Kernels of a model that go back through the steps of one method; see `mechanistic.native.backward`.
 
     Attributes:
+        method: `tsit5` or `rodas5p`.
         back, prepare: addresses of `tsit5_back` or `rodas5p_back`, and of `prepare_pullback`.
         owner: what keeps the machine code in memory.
     """
 
+    method: str
     back: int
     prepare: int
     workspace: Workspace
