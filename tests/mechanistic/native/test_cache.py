@@ -25,14 +25,12 @@ HEADER = len(FORMAT) + 32
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of machine code, empty; sources count as settled, and nothing is in memory."""
+    """The folder of machine code, empty; sources count as unchanged, and nothing is in memory."""
     monkeypatch.setenv("KINETWIN_CACHE", str(tmp_path))
     monkeypatch.delenv("KINETWIN_CODE_CACHE", raising=False)
-    monkeypatch.setattr(cache, "SETTLED", -1e9)
-    cache._surroundings.cache_clear()
+    monkeypatch.setattr(cache, "_surroundings", lambda: b"here")
     build._library.cache_clear()
     yield tmp_path / "code"
-    cache._surroundings.cache_clear()
     build._library.cache_clear()
 
 
@@ -190,12 +188,22 @@ def test_without_a_folder_it_works_all_the_same(
     assert not kept.exists()
 
 
-def test_nothing_is_kept_while_sources_may_be_newer_than_what_was_read(
-    kept: Path, compiled: list[int], monkeypatch: pytest.MonkeyPatch
-):
+def test_nothing_is_kept_while_sources_may_be_newer_than_what_was_read(monkeypatch: pytest.MonkeyPatch):
+    surroundings = cache._surroundings.__wrapped__
     monkeypatch.setattr(cache, "SETTLED", 1e12)
+    assert surroundings() is None
+    monkeypatch.setattr(cache, "SETTLED", -1e12)
+    first = surroundings()
+    assert first is not None
+    monkeypatch.setattr(cache.llvmlite, "__version__", "another")
+    assert surroundings() != first
+
+
+def test_without_known_sources_nothing_is_kept(kept: Path, compiled: list[int], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cache, "_surroundings", lambda: None)
     assert key_of("a") is None
     assert all(addresses())
+    assert compiled
     assert not kept.exists()
 
 
@@ -242,7 +250,7 @@ def test_processes_that_start_at_once_share_what_they_compile(kept: Path, compil
         from mechanistic import RateField, library
         from mechanistic.native import build, cache
         from mechanistic.native.program import Program
-        cache.SETTLED = -1e9
+        cache._surroundings = lambda: b"here"
         forward = build.build_forward(Program.of(RateField(library.two_compartment_oral())))
         assert all(forward.address(name) for name in ("prepare", "tsit5_step"))
     """
