@@ -14,10 +14,12 @@ from mechanistic.errors import (
 )
 from mechanistic.field import AbstractVectorField, Linearisation
 from mechanistic.model import Event, FrozenMap, KineticModel, Parameter, Reaction, State, delay, symbol, time
+from mechanistic.native import Native
+from mechanistic.prepared import Prepared
 from mechanistic.sbml import read_antimony, read_driven, read_sbml, write_antimony, write_sbml
 from mechanistic.schedule import Schedule
-from mechanistic.simulate import simulate
-from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, TorchDiffEq, Tsit5
+from mechanistic.simulate import prepare, simulate
+from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, Torch, TorchDiffEq, Tsit5
 from mechanistic.units import UnitError, UnitsReport
 from mechanistic.validation import Check, Validation, Verdict, validate
 
@@ -34,8 +36,10 @@ __all__ = [
     "KinetwinError",
     "Linearisation",
     "ModelError",
+    "Native",
     "Parameter",
     "PositivityReport",
+    "Prepared",
     "RateField",
     "Reaction",
     "Rodas5P",
@@ -46,6 +50,7 @@ __all__ = [
     "State",
     "Status",
     "Tolerance",
+    "Torch",
     "TorchDiffEq",
     "Tsit5",
     "UnitError",
@@ -59,6 +64,7 @@ __all__ = [
     "delay",
     "library",
     "plots",
+    "prepare",
     "read_antimony",
     "read_driven",
     "read_sbml",

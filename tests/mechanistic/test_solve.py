@@ -462,3 +462,29 @@ def test_a_state_called_like_a_coordinate_keeps_its_values_beside_it():
     assert data["time"].values.tolist() == [0.0, 1.5]
     # A constant rate is integrated without error; the tolerance is rounding.
     assert data["time_"].values[-1] == pytest.approx(3.0, rel=1e-14)
+
+
+def test_a_prepared_simulation_gives_what_simulate_gives() -> None:
+    """Batches of times, doses and parameters broadcast as they do in one call; gradients reach amounts every time."""
+    times = torch.tensor([[0.0, 1.0, 3.0], [0.5, 2.0, torch.nan]]).double()[:, None]
+    amount = torch.tensor([1.0, 2.0]).double()[:, None, None].requires_grad_()
+    rate = torch.tensor([0.1, 0.5, 0.9]).double().requires_grad_()
+    doses = Schedule.bolus("x", amount, 0.7)
+    call = mech.prepare(decay(), times, doses)
+    for _ in range(2):
+        mine, other = call({"k": rate}), simulate(decay(), times, {"k": rate}, doses)
+        assert mine.states.shape == (2, 3, 3, 2)
+        torch.testing.assert_close(mine.states, other.states, rtol=0, atol=0, equal_nan=True)
+        parts = [torch.autograd.grad(s.states.nansum(), (rate, amount)) for s in (mine, other)]
+        torch.testing.assert_close(parts[0], parts[1], rtol=0, atol=0)
+
+
+def test_what_does_not_fit_a_prepared_simulation_is_named_when_it_is_known() -> None:
+    with pytest.raises(mech.SolveError, match="go backwards"):
+        mech.prepare(decay(), [1.0, 0.5])
+    call = mech.prepare(decay(), [[0.0], [1.0]])
+    with pytest.raises(mech.SolveError, match="`kk` is not a parameter") as found:
+        call({"kk": 1.0}, initial={"nothing": 1.0})
+    assert "`nothing` is not a state" in str(found.value)
+    with pytest.raises(mech.SolveError, match="batches do not fit"):
+        call({"k": [1.0, 2.0, 3.0]})
