@@ -5,9 +5,27 @@ from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
+from numba.core.caching import FunctionCache
+from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic
 
-compiled = njit(cache=True, nogil=True, error_model="numpy")
+
+class _Cache(FunctionCache):
+    """Loads machine code from disk without the tables of types that only compiling needs, which take 0.2 s to fill."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compiles a loop when it is first called, and keeps its machine code on disk."""
+    dispatcher: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
+    dispatcher._cache = _Cache(function)
+    return dispatcher
+
+
 inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 """For what is called at many steps: handing over many arrays would cost more than what is done with them."""
 
