@@ -18,6 +18,7 @@ from mechanistic.native import Native
 from mechanistic.prepared import Prepared
 from mechanistic.sbml import read_antimony, read_driven, read_sbml, write_antimony, write_sbml
 from mechanistic.schedule import Schedule
+from mechanistic.sensitivities import Sensitivities, sensitivities
 from mechanistic.simulate import prepare, simulate
 from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, Torch, TorchDiffEq, Tsit5
 from mechanistic.units import UnitError, UnitsReport
@@ -45,6 +46,7 @@ __all__ = [
     "Rodas5P",
     "Schedule",
     "ScheduleError",
+    "Sensitivities",
     "Solution",
     "SolveError",
     "State",
@@ -69,6 +71,7 @@ __all__ = [
     "read_driven",
     "read_sbml",
     "reference",
+    "sensitivities",
     "simulate",
     "symbol",
     "time",

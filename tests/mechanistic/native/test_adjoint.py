@@ -16,10 +16,12 @@ from mechanistic.native.build import build_backward
 from mechanistic.native.gradient import Backward, Solve, adjoint, with_gradient
 from mechanistic.native.program import Program
 from mechanistic.solve import gradient, loop
+from mechanistic.solve.engine import Torch
 from mechanistic.solve.problem import Problem
 from tests.mechanistic.test_gradients import Inputs, agrees, likelihood, oral_inputs, robertson_inputs
 
 TIGHT = Tolerance(1e-9, 1e-12)
+TORCH = Torch()
 METHODS = {"argvalues": [mech.Tsit5(), mech.Rodas5P()], "ids": ["Tsit5", "Rodas5P"]}
 
 
@@ -82,7 +84,7 @@ def same_gradients(run: Run) -> None:
             torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11 * (1 + float(theirs.abs().max())))
 
 
-def dosed(values: Inputs, field: Any, solver: Any) -> Any:
+def dosed(values: Inputs, field: Any, solver: Any, engine: Any = TORCH) -> Any:
     """Outputs before, at and after doses, some at the start and the end, some rows padded."""
     names = field.state_names
     doses = (
@@ -92,7 +94,7 @@ def dosed(values: Inputs, field: Any, solver: Any) -> Any:
     times = torch.tensor([[0.0, 0.5, 0.5, 2.0, 6.0, 12.0], [1.5, 4.0, 7.7, 9.0, torch.nan, torch.nan]])
     before = torch.tensor([[True, True, False, False, True, False], [False] * 6])
     return simulate(field, times.double(), values["parameters"], doses, before=before, initial=values["initial"],
-                    solver=solver, start=torch.zeros(2), tolerance=TIGHT)  # fmt: skip
+                    solver=solver, start=torch.zeros(2), tolerance=TIGHT, engine=engine)  # fmt: skip
 
 
 def leaves(moving: bool) -> Inputs:
