@@ -7,17 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.coupling import CouplingError, FluxResidual, ParameterCurve, ParameterDrive
+from hybrid.described import Anatomy, describe, weights_of
 from hybrid.discrete import DrivenDiscrete
 from mechanistic.compile import RateField
+from mechanistic.compile.coupled import AbstractCoupled, Coupled
 from mechanistic.errors import nearest
-from mechanistic.field import AbstractDiscrete, AbstractVectorField, Constraints, Linearisation
+from mechanistic.field import AbstractDiscrete, Constraints, Linearisation
 from neural.latent_field import LatentField
 
 Coupling = FluxResidual | ParameterDrive | ParameterCurve
 
 
 @final
-class HybridField(AbstractVectorField):
+class HybridField(AbstractCoupled):
     """`dx/dt = N v(t, x, p̃) + r(t, x, p̃) + N' w(t, x, z, c)` and `dz/dt = h(z, x)`.
 
     States are those of the mechanism, then the latent states `latent_0 …`. Parameters are those of the mechanism, then
@@ -162,6 +164,21 @@ class HybridField(AbstractVectorField):
 
         added = _row_by_row(learned, t, x)
         return Linearisation(known.jacobian + added.jacobian, known.time_derivative + added.time_derivative)
+
+    def coupled(self) -> Coupled | str:
+        return describe(self._anatomy())
+
+    def weights(self) -> Tensor:
+        return torch.cat([part for network in self._anatomy().networks for part in weights_of(network)])
+
+    def _anatomy(self) -> Anatomy:
+        parts = [
+            (cast(Coupling, coupling), cast(Tensor, getattr(self, f"_{kind}{i}")).tolist())
+            for kind, group in (("residual", self.residuals), ("drive", self.drives))
+            for i, coupling in enumerate(group)
+        ]
+        place = [self.state_names.index(name) for name in self.context]
+        return Anatomy(self.known, parts, self.latent, place, self.covariates)
 
     def statement(self) -> str:
         """What holds by construction, whatever the weights are, in words."""

@@ -184,6 +184,11 @@ class ScaledNetwork(nn.Module):
         weight, bias = self._layers[-1]
         return functional.linear(h, getattr(self, weight), getattr(self, bias)) * self.output_scale
 
+    @property
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Matrix `(outputs, inputs)` and bias `(outputs,)` of every layer."""
+        return [(getattr(self, weight), getattr(self, bias)) for weight, bias in self._layers]
+
     def squared_weight_norm(self) -> Tensor:
         """Sum of the squares of all weights, biases left out; a scalar."""
         return torch.stack([getattr(self, weight).square().sum() for weight, _ in self._layers]).sum()

@@ -11,6 +11,7 @@ from llvmlite import ir
 
 from mechanistic.compile.reverse import pullback
 from mechanistic.compile.tape import Tape
+from mechanistic.native.coupled import emit_linearise_pullback, emit_rates_pullback
 from mechanistic.native.emit import VECTOR, Code, Kernels, places, vector
 from mechanistic.native.program import Program
 from mechanistic.native.steps import Block, Workspace
@@ -27,10 +28,10 @@ def backward_workspace(program: Program, factors: int) -> Workspace:
     n, entries = program.states, program.entries
     sizes = {
         "time": 1, "size": 1, "point": 1, "diagonal": 1, "time_cotangent": 1, "size_cotangent": 1, "moved": 1,
-        "x": n, "inputs": n, "constants": program.constants, "held": program.held, "adjoint": n, "shown": n,
-        "powers": 4 * n, "constants_cotangent": program.constants, "inputs_cotangent": n, "slope": n, "right": n,
-        "passed": n, "stages": 8 * n, "arguments": 8 * n, "back": 8 * n, "solved": 8 * n, "jacobian": entries,
-        "factors": factors, "linear": n + entries,
+        "x": n, "inputs": n, "constants": program.constants, "held": program.held + program.handles,
+        "adjoint": n, "shown": n, "powers": 4 * n, "constants_cotangent": program.constants, "inputs_cotangent": n,
+        "slope": n, "right": n, "passed": n, "stages": 8 * n, "arguments": 8 * n, "back": 8 * n, "solved": 8 * n,
+        "jacobian": entries, "factors": factors, "linear": n + entries,
     }  # fmt: skip
     starts = np.cumsum([0, *sizes.values()]).tolist()
     return Workspace(dict(zip(sizes, starts, strict=False)), starts[-1])
@@ -38,7 +39,10 @@ def backward_workspace(program: Program, factors: int) -> Workspace:
 
 def emit_pullbacks(kernels: Kernels, program: Program) -> None:
     """Adds `rates_pullback` and `prepare_pullback`."""
-    _emit_pullback(kernels, "rates_pullback", program.rates, _inputs(program), program.states)
+    if program.networks:
+        emit_rates_pullback(kernels, program)
+    else:
+        _emit_pullback(kernels, "rates_pullback", program.rates, _inputs(program), program.states)
     _emit_pullback(kernels, "prepare_pullback", program.prepare, {"x": program.parameters}, program.constants)
 
 
@@ -50,8 +54,11 @@ def emit_tsit5_back(kernels: Kernels, program: Program, workspace: Workspace) ->
 
 def emit_rodas5p_back(kernels: Kernels, program: Program, workspace: Workspace) -> None:
     """Adds `linearise_pullback`, and `rodas5p_back`, which works on the workspace alone, `backward_workspace`."""
-    outputs = program.states + program.entries
-    _emit_pullback(kernels, "linearise_pullback", program.linearise, _inputs(program), outputs)
+    if program.networks:
+        emit_linearise_pullback(kernels, program)
+    else:
+        outputs = program.states + program.entries
+        _emit_pullback(kernels, "linearise_pullback", program.linearise, _inputs(program), outputs)
     with kernels.function("rodas5p_back", 1) as (code, (base,)):
         _rodas5p(_Back.of(code, workspace, base, program), program)
 

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, final
 
 from mechanistic.native.backward import backward_workspace, emit_pullbacks, emit_rodas5p_back, emit_tsit5_back
 from mechanistic.native.cache import key_of, store
+from mechanistic.native.coupled import emit_linearise, emit_rates
 from mechanistic.native.emit import Kernels
 from mechanistic.native.gradient import Backward
 from mechanistic.native.machine import empty_engine, load, object_code
@@ -51,7 +52,10 @@ class Group:
 def _common(kernels: Kernels, given: _Given) -> None:
     program = given.program
     kernels.tape("prepare", program.prepare, [program.parameters], [program.constants])
-    kernels.tape("rates", program.rates, _inputs(program), [program.states])
+    if program.networks:
+        emit_rates(kernels, program)
+    else:
+        kernels.tape("rates", program.rates, _inputs(program), [program.states])
     _steps(kernels, given)
 
 
@@ -62,7 +66,10 @@ def _steps(kernels: Kernels, given: _Given) -> None:
 
 def _linear(kernels: Kernels, given: _Given) -> None:
     program, factorisation = given
-    kernels.tape("linearise", program.linearise, _inputs(program), [program.states, program.entries])
+    if program.networks:
+        emit_linearise(kernels, program)
+    else:
+        kernels.tape("linearise", program.linearise, _inputs(program), [program.states, program.entries])
     emit_factor(kernels, "factor", factorisation)
     emit_solve(kernels, "solve", factorisation)
     emit_backward_error(kernels, "residual", factorisation)
@@ -153,8 +160,11 @@ class Library:
         return kernels
 
 
-def machine_code(label: str, program: Program, emit: Callable[[], Kernels]) -> bytes:
-    """The machine code of kernels of a program, from disk where it is there; `label` says which kernels."""
+def machine_code(label: str, program: object, emit: Callable[[], Kernels]) -> bytes:
+    """The machine code of kernels of a program, from disk where it is there; `label` says which kernels.
+
+    `program` is all that they follow from; see `key_of`.
+    """
     kept, key = store(), key_of(label, program)
     found = None if kept is None or key is None else kept.read(key)
     if found is not None:
@@ -204,4 +214,4 @@ def build_backward(program: Program, method: str) -> Backward | None:
     if library is None:
         return None
     back, prepare = library.address(f"{method}_back"), library.address("prepare_pullback")
-    return Backward(method, back, prepare, backward_workspace(program, library.places), library)
+    return Backward(method, back, prepare, backward_workspace(program, library.places), library, program)

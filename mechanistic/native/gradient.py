@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mechanistic.native.adjoint import Calls, Cotangents, Places, Reading, Solved, find_outputs, go_back, sort_steps
+from mechanistic.native.adjoint import Calls, Cotangents, Places, Solved, find_outputs, go_back, sort_steps
 from mechanistic.native.lanes import LANES
+from mechanistic.native.program import Program
 from mechanistic.native.shares import array, in_shares
 from mechanistic.native.steps import Workspace
+from mechanistic.native.weights import WeightGradient
 from mechanistic.solve.gradient import Record
 from mechanistic.solve.problem import Problem, Status
 
@@ -29,6 +31,7 @@ class Backward:
         method: `tsit5` or `rodas5p`.
         back, prepare: addresses of `tsit5_back` or `rodas5p_back`, and of `prepare_pullback`.
         owner: what keeps the machine code in memory.
+        program: what they are kernels of.
     """
 
     method: str
@@ -36,6 +39,7 @@ class Backward:
     prepare: int
     workspace: Workspace
     owner: object
+    program: Program
 
 
 @final
@@ -48,6 +52,7 @@ class Solve:
         held: modes of each segment, `(subject, segment, mode)`.
         status, reached: how each subject ended and when, `(subject,)`.
         threads: how many may work at once.
+        weights: of the networks, `(weight,)`; None where there are none.
     """
 
     backward: Backward
@@ -58,13 +63,15 @@ class Solve:
     status: Tensor
     reached: Tensor
     threads: int = 1
+    weights: Tensor | None = None
 
 
 def with_gradient(states: Tensor, solve: Solve) -> Tensor:
     """The states at the output times, `(batch, time, state)`, differentiable by all that the problem gives."""
     problem, stops = solve.problem, solve.problem.stops
     inputs = (problem.parameters, problem.initial, stops.times, stops.jumps, stops.rates)
-    return cast(Tensor, _Solved.apply(solve, states, *inputs))
+    weights = () if solve.weights is None else (solve.weights,)
+    return cast(Tensor, _Solved.apply(solve, states, *inputs, *weights))
 
 
 class _Solved(torch.autograd.Function):
@@ -83,7 +90,7 @@ class _Solved(torch.autograd.Function):
 
 
 def adjoint(solve: Solve, inputs: Sequence[Tensor], seed: Tensor, moving: bool) -> tuple[Tensor, ...]:
-    """Cotangents of parameters, initial states, stop times, jumps and input rates for those of the outputs.
+    """Cotangents of parameters, initial states, stop times, jumps, input rates and, where it has such, weights.
 
     Args:
         inputs: their values.
@@ -91,29 +98,28 @@ def adjoint(solve: Solve, inputs: Sequence[Tensor], seed: Tensor, moving: bool) 
         moving: whether that of the stop times is wanted; it is zero where it is not.
     """
     solved = as_arrays(solve, inputs, moving)
-    found = Cotangents(*(np.zeros(value.shape) for value in inputs))
+    found = Cotangents(*(np.zeros(value.shape) for value in inputs[:5]))
+    learned = [WeightGradient(solve.backward.program, weights) for weights in inputs[5:]]
     seeds = array(seed)
     reading = find_outputs(solved, seeds, found.initial)
 
     def run(first: int, last: int) -> None:
-        _go_back(solve.backward, solved, reading, seeds, found, first, last)
+        backward = solve.backward
+        workspace = backward.workspace
+        places = Places(*(workspace.places[name] for name in Places._fields))
+        work = np.zeros((max(workspace.size, 1), LANES))
+        kept = [part.prepare(work, places.held + solved.held.shape[2], first) for part in learned]
+        calls = Calls(backward.back, backward.prepare)
+        go_back(calls, places, solved, reading, seeds, found, work.ravel(), first, last)
+        del kept
 
     in_shares(run, len(seeds), SHARE, solve.threads)
-    return tuple(torch.from_numpy(value) for value in found)
-
-
-def _go_back(
-    backward: Backward, solved: Solved, reading: Reading, seeds: Any, found: Cotangents, first: int, last: int
-) -> None:
-    workspace = backward.workspace
-    places = Places(*(workspace.places[name] for name in Places._fields))
-    work = np.zeros(max(workspace.size, 1) * LANES)
-    go_back(Calls(backward.back, backward.prepare), places, solved, reading, seeds, found, work, first, last)
+    return (*(torch.from_numpy(value) for value in found), *(part.total() for part in learned))
 
 
 def as_arrays(solve: Solve, inputs: Sequence[Tensor], moving: bool) -> Solved:
     """A batch that was solved, with its inputs as for `adjoint`, for compiled loops."""
-    parameters, _, stops, _, rates = (array(value) for value in inputs)
+    parameters, _, stops, _, rates = (array(value) for value in inputs[:5])
     problem, record = solve.problem, solve.record
     subject, node = array(record.subject), array(record.node)
     rows, starts = sort_steps(subject, node, len(parameters))

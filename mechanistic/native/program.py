@@ -7,6 +7,7 @@ from typing import cast, final
 from torch import Tensor
 
 from mechanistic.compile import RateField
+from mechanistic.compile.coupled import Dense
 from mechanistic.compile.families import Expressions, Family
 from mechanistic.compile.tape import Instruction, Tape, TapeBuilder
 
@@ -24,6 +25,7 @@ class Program:
         prepare: parameters → constants.
         rates: → dx/dt, one output a state.
         linearise: → dx/dt, then the nonzeros of ∂f/∂x at (`rows`, `columns`), then ∂f/∂t of the states `timed`.
+        networks, seen: see `mechanistic.native.coupled`; there are none for a model without networks.
     """
 
     states: int
@@ -36,6 +38,13 @@ class Program:
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     timed: tuple[int, ...]
+    networks: tuple[Dense, ...] = ()
+    seen: Tape | None = None
+
+    @property
+    def handles(self) -> int:
+        """How many addresses stand after the held values."""
+        return 3 if self.networks else 0
 
     @property
     def entries(self) -> int:
@@ -47,11 +56,11 @@ class Program:
         """The program of a smooth field."""
         n, k = len(field.state_names), len(field.parameter_names)
         held = 0 if field.discrete is None else field.discrete.modes
-        rates, derivatives, builder = _written_out(field, n, k, held)
+        rates, derivatives, builder = written_out(field, n, k, held)
         entries = sorted(key for key in derivatives if key[1] < n)
         timed = sorted(row for row, column in derivatives if column == n)
         slopes = [*(derivatives[key] for key in entries), *(derivatives[row, n] for row in timed)]
-        prepare, moving = _split(builder, [*rates, *slopes], n, k, held)
+        prepare, moving = split(builder, [*rates, *slopes], n, k, held)
         return cls(
             n, k, len(prepare.outputs), held, prepare,
             moving.only(moving.outputs[:n]), moving,
@@ -59,7 +68,7 @@ class Program:
         )  # fmt: skip
 
 
-def _written_out(
+def written_out(
     field: RateField, n: int, k: int, held: int
 ) -> tuple[list[int], dict[tuple[int, int], int], TapeBuilder]:
     """Registers of dx/dt and of its derivatives at (state, state or `n` for the time).
@@ -143,7 +152,7 @@ def _weighted(b: TapeBuilder, terms: Iterable[tuple[int, float]]) -> int:
     return b.constant(0.0) if result is None else result
 
 
-def _split(builder: TapeBuilder, outputs: Sequence[int], n: int, k: int, held: int) -> tuple[Tape, Tape]:
+def split(builder: TapeBuilder, outputs: Sequence[int], n: int, k: int, held: int) -> tuple[Tape, Tape]:
     """The part of a tape that follows from parameters alone, and the rest, which reads its results.
 
     What divides by a constant multiplies by its reciprocal instead, which costs a rounding and saves a division.

@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from mechanistic.compile import RateField
+from mechanistic.compile.coupled import AbstractCoupled
+from mechanistic.field import AbstractVectorField
 from mechanistic.native import driver
 from mechanistic.native.build import Forward, build_backward, build_forward
 from mechanistic.native.call import call, compiled
+from mechanistic.native.coupled import program_of
 from mechanistic.native.gradient import Backward, Solve, with_gradient
 from mechanistic.native.lanes import LANES
 from mechanistic.native.modes import Segmented, segmented
 from mechanistic.native.program import Program
 from mechanistic.native.shares import array, in_shares
+from mechanistic.native.weights import point_at_weights
 from mechanistic.solve.gradient import Record
 from mechanistic.solve.method import AbstractMethod
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Status
@@ -51,7 +55,7 @@ class Compiled(AbstractSolver):
 
     def solve(self, problem: Problem) -> Outcome:
         """See `AbstractSolver.solve`; the problem must have no `refusals`."""
-        forward, whole = built(cast(RateField, problem.field)), segmented(problem)
+        forward, whole = built(problem.field), segmented(problem)
         assert forward is not None
         assert isinstance(whole, Segmented)
         outcome = solve(forward, self.method, whole, self.threads)
@@ -65,8 +69,9 @@ class Compiled(AbstractSolver):
 def refusals(problem: Problem) -> list[str]:
     """Why a problem cannot be solved in compiled code; empty when it can."""
     field = problem.field
-    if not isinstance(field, RateField):
-        return [f"`{type(field).__name__}` is not a compiled model: networks are not in compiled code yet"]
+    program = written(field)
+    if isinstance(program, str):
+        return [program]
     found = []
     if field.mass is not None:
         found.append("the model has algebraic equations or fast reactions")
@@ -112,14 +117,17 @@ def solve(
     """Solves a batch of a field that is smooth between stops; see `AbstractSolver.solve`."""
     problem = whole.problem
     recording = wants_gradient(problem)
-    solved = _solved(forward, method, whole, threads, recording)
+    weights = problem.field.weights() if isinstance(problem.field, AbstractCoupled) else None
+    solved = _solved(forward, method, whole, threads, recording, weights)
     states, status, reached, culprit, nodes, attempts = (torch.from_numpy(part) for part in solved.found[:6])
     if recording:
-        backward = built_backward(cast(RateField, problem.field), method.name.lower())
+        backward = built_backward(problem.field, method.name.lower())
         given = solved.given
         states = differentiate(
             states,
-            Solve(backward, problem, _record(solved), given.constants, given.held, status, reached, threads),
+            Solve(
+                backward, problem, _record(solved), given.constants, given.held, status, reached, threads, weights
+            ),
         )
     return Outcome(
         states, status, reached, culprit, Statistics(nodes, attempts - nodes), torch.zeros_like(status),
@@ -127,8 +135,11 @@ def solve(
     )  # fmt: skip
 
 
-def _solved(forward: Forward, method: AbstractMethod, whole: Segmented, threads: int, recording: bool) -> _Solved:
+def _solved(
+    forward: Forward, method: AbstractMethod, whole: Segmented, threads: int, recording: bool, weights: Tensor | None
+) -> _Solved:
     problem = whole.problem
+    numbers = np.empty(0) if weights is None else array(weights)
     batch, count = problem.times.shape
     n = problem.initial.shape[1]
     given = _given(forward, whole)
@@ -149,6 +160,7 @@ def _solved(forward: Forward, method: AbstractMethod, whole: Segmented, threads:
 
     def run(first: int, last: int) -> None:
         work = _workspace(forward, problem, method.max_steps)
+        point_at_weights(work, places.held + given.held.shape[2], numbers)
         made, number = driver.advance(calls, places, control, given, found, work, first, last)
         if recording:
             steps.append(driver.Steps(made.index[:, :number], made.at[:, :number], made.x[:number]))
@@ -214,14 +226,25 @@ def _workspace(forward: Forward, problem: Problem, budget: int) -> Any:
 
 
 @lru_cache(maxsize=64)
-def built(field: RateField) -> Forward | None:
-    """The kernels of a field; kept for those used last."""
-    return build_forward(Program.of(field))
+def written(field: AbstractVectorField) -> Program | str:
+    """The program of a field, or in a sentence why there is none; kept for those used last."""
+    if isinstance(field, RateField):
+        return Program.of(field)
+    if not isinstance(field, AbstractCoupled):
+        return f"`{type(field).__name__}` does not say what compiled code would have to compute"
+    description = field.coupled()
+    return description if isinstance(description, str) else program_of(description)
 
 
 @lru_cache(maxsize=64)
-def built_backward(field: RateField, method: str) -> Backward:
+def built(field: AbstractVectorField) -> Forward | None:
+    """The kernels of a field; kept for those used last."""
+    return build_forward(cast(Program, written(field)))
+
+
+@lru_cache(maxsize=64)
+def built_backward(field: AbstractVectorField, method: str) -> Backward:
     """The kernels that go back through the steps of a method; kept for those used last."""
-    backward = build_backward(Program.of(field), method)
+    backward = build_backward(cast(Program, written(field)), method)
     assert backward is not None
     return backward

@@ -69,8 +69,8 @@ class Workspace:
         """The workspace of a model whose factors have so many entries."""
         n = program.states
         sizes = dict.fromkeys(SINGLE, 1) | dict.fromkeys(STATE, n)
-        sizes |= {"constants": program.constants, "held": program.held, "stages": 8 * n, "dense": 4 * n}
-        sizes |= {"jacobian": program.entries, "factors": factors}
+        sizes |= {"constants": program.constants, "held": program.held + program.handles}
+        sizes |= {"stages": 8 * n, "dense": 4 * n, "jacobian": program.entries, "factors": factors}
         places = {}
         total = 0
         for name, count in sizes.items():
