@@ -17,6 +17,9 @@ from mechanistic.solve.engine import AbstractEngine, Solved
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Tolerance
 from mechanistic.solve.solution import Solution
 
+DEFAULT: AbstractEngine = Native(fall_back=True)
+"""What solves where no engine is asked for."""
+
 STATES_AT_ONCE = 50_000
 """Subjects × states solved in one batch: the steps of a batch are recorded, which bounds how large it may be."""
 
@@ -69,7 +72,7 @@ class Prepared:
                        "before": self._before.shape[:-1]}  # fmt: skip
         self._solver = Auto() if request.solver is None else request.solver
         self._tolerance = Tolerance() if request.tolerance is None else request.tolerance
-        self._engine = Native(fall_back=True) if request.engine is None else request.engine
+        self._engine = DEFAULT if request.engine is None else request.engine
         problems += _time_problems(self._times, self._start)
         self._stops: Stops | None = None
 

@@ -1,6 +1,5 @@
 """One clock a subject: the same subject alone, and inside any batch, has the same trajectory and the same gradient."""
 
-import sys
 from typing import Any
 
 import pytest
@@ -10,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import mechanistic as mech
-from mechanistic import Schedule, Tolerance, simulate
+from mechanistic import prepared, Schedule, Tolerance, simulate
 
+pytestmark = pytest.mark.usefixtures("both_engines")
 SOLVERS = (mech.Tsit5(), mech.Rodas5P(), mech.Auto())
 WIDTH = 5
 ORAL = mech.RateField(mech.library.two_compartment_oral())
@@ -107,7 +107,7 @@ def test_finished_subjects_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(mech.RateField, "forward", counted)
     clock = torch.tensor([[0.01]] * 60 + [[1.0]] * 3 + [[200.0]], dtype=torch.float64)
-    out = simulate(ORAL, clock, initial={"gut": 100.0}, solver=mech.Tsit5()).check()
+    out = simulate(ORAL, clock, initial={"gut": 100.0}, solver=mech.Tsit5(), engine=mech.Torch()).check()
     assert rows[0] == 64
     assert 1 in rows
     # Without compaction every evaluation would take all 64 rows.
@@ -163,8 +163,7 @@ def test_a_batch_taken_in_pieces_is_the_batch(monkeypatch):
         return solution.states.detach(), torch.autograd.grad(solution.observe().sum(), clearance)[0]
 
     whole = run()
-    # The package's `simulate` is the function; the module of that name is found among the loaded ones.
-    monkeypatch.setattr(sys.modules["mechanistic.simulate"], "STATES_AT_ONCE", 6)
+    monkeypatch.setattr(prepared, "STATES_AT_ONCE", 6)
     for value, other in zip(run(), whole, strict=True):
         # Rounding of vectorised sums may differ with the size of the batch, nothing else.
         torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-12)

@@ -15,6 +15,7 @@ from mechanistic.model import KineticModel, Parameter, State
 
 Inputs = dict[str, Tensor]
 TIGHT, TIGHTER = Tolerance(1e-9, 1e-12), Tolerance(1e-11, 1e-14)
+pytestmark = pytest.mark.usefixtures("both_engines")
 SOLVERS = (mech.Tsit5(), mech.Rodas5P(), mech.Auto())
 by_name = {"argvalues": SOLVERS, "ids": lambda s: type(s).__name__}
 
