@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
 
 from mechanistic.compile.forward import slopes
 from mechanistic.compile.tape import Tape, TapeBuilder
@@ -10,7 +13,7 @@ from mechanistic.native.program import Program
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pattern:
     """Derivatives that are not zero: of what (`rows`) and by what (`columns`)."""
 
@@ -19,6 +22,11 @@ class Pattern:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def arrays(self) -> tuple[Any, Any]:
+        """The rows and the columns."""
+        return np.asarray(self.rows, dtype=np.int64), np.asarray(self.columns, dtype=np.int64)
 
 
 @final

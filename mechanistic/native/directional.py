@@ -1,9 +1,9 @@
 """Derivatives of compiled solves in given directions: for their own sake, or kept for the way back of autograd."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from mechanistic.native.laying import Layout
 from mechanistic.native.machine import empty_engine, load
 from mechanistic.native.program import Program
 from mechanistic.native.sensitivity import Calls, Directions, Places, find_readings, go_forward
-from mechanistic.native.shares import array, in_shares
+from mechanistic.native.shares import in_shares
 from mechanistic.native.sparse import factorise
 from mechanistic.native.sparse_ir import emit_factor, emit_solve
 from mechanistic.native.tangent import emit_tangent
@@ -28,7 +28,7 @@ from mechanistic.native.tangent import emit_tangent
 SHARE = 2 * LANES
 """Subjects that one thread takes at a time."""
 
-LAID, BACK, SHOWN = 0.4, 6.0, 0.3
+LAID, BACK, SHOWN = 0.4, 5.0, 0.3
 """Cost of laying out a step, of a block's step backward, and of an output, where eight directions through a step are 1.
 Measured for Tsit5 and Rodas5P with models of 8 to 25 states."""
 
@@ -42,30 +42,36 @@ class Tangent:
     """Kernels of a model that take directions through the steps of one method; see `mechanistic.native.tangent`.
 
     Attributes:
+        still, moving: addresses of the kernels, where stops stay and where they move.
         engine: keeps the machine code in memory.
     """
 
     derivatives: Derivatives
-    layout: Layout
+    still: Calls
+    moving: Calls
+    places: Places
     engine: Any
 
-    def calls(self, moving: bool) -> Calls:
-        """Addresses of the kernels, of those that move where stops do."""
-        end = "_moving" if moving else ""
-        names = ("lay", "spread", f"push{end}", f"read{end}", "prepare_slopes")
-        return Calls(*(int(self.engine.get_function_address(name)) for name in names))
+    @classmethod
+    def of(cls, derivatives: Derivatives, layout: Layout, engine: Any) -> "Tangent":
+        """The kernels in an engine."""
 
-    @property
-    def places(self) -> Places:
-        layout = self.layout
-        laying, laid, own, scratch = (w.places for w in (layout.laying, layout.laid, layout.own, layout.scratch))
-        return Places(
-            **{name: laying[name] for name in ("time", "size", "x", "inputs", "constants", "held")},
-            laid=layout.laid.size, slope=laid["slope"], dense=laid["dense"], own=layout.own.size,
-            **{f"own_{name}": own[name] for name in ("x", "inputs", "moved", "constants")},
-            scratch=layout.scratch.size, start=scratch["start"], read=scratch["dense"],
-            laying=layout.laying.size,
-        )  # fmt: skip
+        def calls(end: str) -> Calls:
+            names = ("lay", "spread", f"push{end}", f"read{end}", "prepare_slopes")
+            return Calls(*(int(engine.get_function_address(name)) for name in names))
+
+        return cls(derivatives, calls(""), calls("_moving"), _places(layout), engine)
+
+
+def _places(layout: Layout) -> Places:
+    laying, laid, own, scratch = (w.places for w in (layout.laying, layout.laid, layout.own, layout.scratch))
+    return Places(
+        **{name: laying[name] for name in ("time", "size", "x", "inputs", "constants", "held")},
+        laid=layout.laid.size, slope=laid["slope"], dense=laid["dense"], own=layout.own.size,
+        **{f"own_{name}": own[name] for name in ("x", "inputs", "moved", "constants")},
+        scratch=layout.scratch.size, start=scratch["start"], read=scratch["dense"],
+        laying=layout.laying.size,
+    )  # fmt: skip
 
 
 def build_tangent(program: Program, method: str) -> Tangent | None:
@@ -85,7 +91,7 @@ def build_tangent(program: Program, method: str) -> Tangent | None:
 
     engine = empty_engine()
     load(engine, machine_code(f"{method} tangent", program, kernels))
-    return Tangent(derivatives, layout, engine)
+    return Tangent.of(derivatives, layout, engine)
 
 
 @lru_cache(maxsize=64)
@@ -123,71 +129,68 @@ def forward_is_cheaper(
 # In given directions
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Moves:
-    """Tangents of the inputs of a batch, the last axis the direction; the first axis is 1 where all subjects agree.
+def directions_of(
+    solve: Solve, parameters: Any, initial: Any, stops: Any = None, jumps: Any = None, inputs: Any = None
+) -> Directions:
+    """Directions by tangents of what a problem depends on, `(subject, …, direction)`; see `Directions`.
 
-    Attributes:
-        parameters, initial: `(subject, parameter, direction)`, `(subject, state, direction)`.
-        stops: of their times, `(subject, stop, direction)`; None where none moves.
-        jumps, rates: `(subject, stop, state, direction)`, `(subject, segment, state, direction)`, or None.
+    Their number is filled up with zeros to a multiple of eight.
     """
+    width, (_, segments, states) = parameters.shape[-1], solve.problem.stops.rates.shape
+    padded = _padded(width)
 
-    parameters: Tensor
-    initial: Tensor
-    stops: Tensor | None = None
-    jumps: Tensor | None = None
-    rates: Tensor | None = None
+    def blocks(value: Any, *shape: int) -> Any:
+        if value is None:
+            return np.zeros((0, *shape, padded))
+        if value.shape[-1] == padded:
+            return np.ascontiguousarray(value)
+        wide = np.zeros((*value.shape[:-1], padded))
+        wide[..., :width] = value
+        return wide
+
+    return Directions(
+        blocks(parameters), blocks(initial), blocks(stops, segments + 1), blocks(jumps, segments + 1, states),
+        blocks(inputs, segments, states), *_tangent(solve).derivatives.parameters.arrays,
+    )  # fmt: skip
 
 
-def directional(solve: Solve, inputs: Sequence[Tensor], moves: Moves, wanted: Tensor, missing: float) -> Tensor:
+def _padded(directions: int) -> int:
+    return -(-directions // LANES) * LANES
+
+
+def _tangent(solve: Solve) -> Tangent:
+    return built_tangent(cast(RateField, solve.problem.field), solve.backward.method)
+
+
+def directional(
+    solve: Solve, inputs: Sequence[Tensor], directions: Directions, count: int, wanted: Any, missing: float
+) -> Any:
     """Derivatives of the states at the output times, `(subject, time, state, direction)`.
 
     Args:
         solve: with steps of a compiled model.
         inputs: parameters, initial states, stop times, jumps and input rates of the batch.
-        moves: what they move by.
+        directions: what they move by.
+        count: how many directions there are.
         wanted: subjects, bool `(subject,)`.
         missing: stands where there is no output, or none that is wanted.
     """
-    rows = wanted[solve.record.subject].nonzero().squeeze(1)
-    chosen = Solve(
-        solve.backward, solve.problem, solve.record.select(rows), solve.constants, solve.held, solve.status,
-        solve.reached, solve.threads,
-    )  # fmt: skip
-    solved = as_arrays(chosen, inputs, moves.stops is not None)
-    solved = solved._replace(wanted=solved.wanted & wanted.numpy()[:, None])
-    tangent = built_tangent(cast(RateField, solve.problem.field), solve.backward.method)
-    directions = _directions(tangent, moves, solved.stops.shape[1], solved.x.shape[1])
+    chosen = solve
+    if not wanted.all():
+        rows = torch.from_numpy(wanted)[solve.record.subject].nonzero().squeeze(1)
+        chosen = replace(solve, record=solve.record.select(rows))
+    solved = as_arrays(chosen, inputs, len(directions.stops) > 0)
+    solved = solved._replace(wanted=solved.wanted & wanted[:, None])
+    tangent = _tangent(solve)
     reading = find_readings(solved)
-    count = moves.parameters.shape[-1]
     found = np.full((*solved.times.shape, solved.x.shape[1], count), missing)
-    calls, places = tangent.calls(solved.moving), tangent.places
+    calls = tangent.moving if solved.moving else tangent.still
 
     def run(first: int, last: int) -> None:
-        go_forward(calls, places, solved, directions, reading, found, first, last)
+        go_forward(calls, tangent.places, solved, directions, reading, found, first, last)
 
     in_shares(run, len(wanted), SHARE, solve.threads)
-    return torch.from_numpy(found)
-
-
-def _directions(tangent: Tangent, moves: Moves, stops: int, states: int) -> Directions:
-    """Tangents in blocks of eight directions."""
-    width = moves.parameters.shape[-1]
-    padded = -(-width // LANES) * LANES
-
-    def blocks(value: Tensor | None, *shape: int) -> Any:
-        if value is None:
-            return np.zeros((0, *shape, padded))
-        return np.ascontiguousarray(np.pad(array(value), [*[(0, 0)] * (value.ndim - 1), (0, padded - width)]))
-
-    pattern = tangent.derivatives.parameters
-    rows, columns = (np.asarray(part, dtype=np.int64) for part in (pattern.rows, pattern.columns))
-    return Directions(
-        blocks(moves.parameters), blocks(moves.initial), blocks(moves.stops, stops),
-        blocks(moves.jumps, stops, states), blocks(moves.rates, stops - 1, states), rows, columns,
-    )  # fmt: skip
+    return found
 
 
 # For autograd
@@ -216,39 +219,47 @@ class _Sensed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, seed: Tensor) -> tuple[Tensor | None, ...]:
         inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        asked = (seed != 0).flatten(1).any(1)
-        if ctx.known is None or bool((asked & ~ctx.known[0]).any()):
-            asked = asked if ctx.known is None else asked | ctx.known[0]
-            ctx.known = (asked, *_everything(ctx.solve, inputs, wanted, asked))
-        _, slopes, columns = ctx.known
+        asked = (seed != 0).flatten(1).any(1).numpy()
+        if ctx.known is None or (asked & ~ctx.known.asked).any():
+            asked = asked if ctx.known is None else asked | ctx.known.asked
+            ctx.known = _everything(ctx.solve, inputs, wanted, asked)
+        known = ctx.known
         seen = torch.where(seed == 0, 0.0, seed).flatten(1).unsqueeze(1)
-        found = torch.bmm(seen, slopes.flatten(1, 2)).squeeze(1)
-        grads = []
-        for value, want, places in zip(inputs, wanted, columns, strict=True):
-            flat = value.new_zeros(len(value), value[0].numel() if len(value) else 0)
-            if want:
-                flat[:, places[0]] = found[:, places[1]]
-            grads.append(flat.reshape(value.shape) if want else None)
+        found = torch.bmm(seen, torch.from_numpy(known.slopes).flatten(1, 2)).squeeze(1)
+        grads: list[Tensor | None] = []
+        for value, want, elements, first in zip(inputs, wanted, known.elements, known.firsts, strict=True):
+            if not want:
+                grads.append(None)
+                continue
+            flat = value.new_zeros(len(value), value.shape[1:].numel())
+            flat[:, elements] = found[:, first : first + len(elements)]
+            grads.append(flat.reshape(value.shape))
         return (None, None, *grads)
 
 
-def _everything(
-    solve: Solve, inputs: Sequence[Tensor], wanted: Sequence[bool], asked: Tensor
-) -> tuple[Tensor, list[tuple[Tensor, slice]]]:
-    """Derivatives by every input that is wanted, and for each input which of its elements have which directions."""
-    tangent = built_tangent(cast(RateField, solve.problem.field), solve.backward.method)
-    used = torch.tensor(sorted(set(tangent.derivatives.parameters.columns)), dtype=torch.long)
-    columns: list[tuple[Tensor, slice]] = []
-    count = 0
-    for i, (value, want) in enumerate(zip(inputs, wanted, strict=True)):
-        elements = used if i == 0 else torch.arange(value.shape[1:].numel())
-        elements = elements if want else elements[:0]
-        columns.append((elements, slice(count, count + len(elements))))
-        count += len(elements)
-    parts = []
-    for i, (value, (elements, places)) in enumerate(zip(inputs, columns, strict=True)):
-        unit = value.new_zeros(1, value.shape[1:].numel(), count)
-        unit[0, elements, torch.arange(places.start, places.stop)] = 1.0
-        parts.append(unit.reshape(1, *value.shape[1:], count) if i < 2 or wanted[i] else None)
-    moves = Moves(cast(Tensor, parts[0]), cast(Tensor, parts[1]), *parts[2:])
-    return directional(solve, inputs, moves, asked, 0.0), columns
+class _Known(NamedTuple):
+    """Derivatives that are kept: of the subjects `asked`, `(subject, time, state, direction)`.
+
+    `elements` of every input have directions, from `firsts` on.
+    """
+
+    asked: Any
+    slopes: Any
+    elements: list[Any]
+    firsts: list[int]
+
+
+def _everything(solve: Solve, inputs: Sequence[Tensor], wanted: Sequence[bool], asked: Any) -> _Known:
+    """Derivatives by every element of the inputs that are wanted; parameters that no rate reads have none."""
+    used = np.unique(_tangent(solve).derivatives.parameters.arrays[1])
+    sizes = [value.shape[1:].numel() for value in inputs]
+    elements = [(used if i == 0 else np.arange(size)) if want else used[:0]
+                for i, (size, want) in enumerate(zip(sizes, wanted, strict=True))]  # fmt: skip
+    *firsts, count = np.cumsum([0, *map(len, elements)]).tolist()
+    units: list[Any] = []
+    for i, (value, size, mine, first) in enumerate(zip(inputs, sizes, elements, firsts, strict=True)):
+        unit = np.zeros((1, size, _padded(count)))
+        unit[0, mine, first + np.arange(len(mine))] = 1.0
+        units.append(unit.reshape(1, *value.shape[1:], -1) if i < 2 or wanted[i] else None)
+    slopes = directional(solve, inputs, directions_of(solve, *units), count, asked, 0.0)
+    return _Known(asked, slopes, elements, firsts)

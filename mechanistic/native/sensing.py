@@ -1,14 +1,15 @@
 """An engine that takes derivatives along with the solution; its outcomes have them behind the states."""
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import Any, cast, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mechanistic.compile import RateField
 from mechanistic.errors import SolveError
-from mechanistic.native.directional import Moves, directional
+from mechanistic.native.directional import directional, directions_of
 from mechanistic.native.gradient import Solve
 from mechanistic.native.modes import Segmented, segmented
 from mechanistic.native.solver import built, refusals, solve
@@ -82,13 +83,16 @@ class _Sensing(AbstractSolver):
         inputs = (problem.parameters, problem.initial, stops.times, stops.jumps, stops.rates)
         theta = self.engine.theta
         initial, *others = (tangents(value, theta) for value in inputs[1:])
-        still = problem.initial.new_zeros(1, problem.initial.shape[1], len(theta))
-        moves = Moves(self.engine.parameters[None], still if initial is None else initial, *others)
-        slopes = directional(kept[0], inputs, moves, outcome.status == Status.OK, torch.nan)
-        return outcome._replace(states=torch.cat([outcome.states, slopes.flatten(2)], -1))
+        still = np.zeros((1, problem.initial.shape[1], len(theta)))
+        directions = directions_of(
+            kept[0], self.engine.parameters.numpy()[None], still if initial is None else initial, *others
+        )
+        settled = (outcome.status == Status.OK).numpy()
+        slopes = directional(kept[0], inputs, directions, len(theta), settled, np.nan)
+        return outcome._replace(states=torch.cat([outcome.states, torch.from_numpy(slopes).flatten(2)], -1))
 
 
-def tangents(value: Tensor, theta: Tensor) -> Tensor | None:
+def tangents(value: Tensor, theta: Tensor) -> Any:
     """Derivatives of all elements by `theta`, `(*element, direction)`; None where there are none.
 
     Going back twice goes forward: the cotangent of `theta` is linear in that of the value.
@@ -102,4 +106,4 @@ def tangents(value: Tensor, theta: Tensor) -> Tensor | None:
             return None
         rows = torch.eye(len(theta), dtype=theta.dtype)
         (found,) = torch.autograd.grad(back, seed, rows, retain_graph=True, allow_unused=True, is_grads_batched=True)
-    return None if found is None else found.detach().movedim(0, -1)
+    return None if found is None else found.detach().movedim(0, -1).numpy()

@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from mechanistic.native.derivatives import Derivatives, Pattern
 from mechanistic.native.emit import DOUBLE, INDEX, STRETCH, Code, Kernels, vector
-from mechanistic.native.laying import Layout, emit_lay, number_at, rodas5p_terms
+from mechanistic.native.laying import STAGES, Layout, emit_lay, number_at, rodas5p_terms
 from mechanistic.native.program import Program
 from mechanistic.native.sparse import Factorisation
 from mechanistic.native.sparse_ir import WRITTEN_OUT
@@ -39,11 +39,12 @@ def emit_tangent(
     kernels.tape("slopes", d.slopes, inputs, [n, len(d.slopes.outputs) - n])
     kernels.tape("prepare_slopes", d.prepare, [program.parameters], [len(d.parameters)])
     _emit_rows(kernels, "through", Pattern(program.rows, program.columns), n, bent=method == "rodas5p")
-    _emit_columns(kernels, "add_constants", d.by_constants, program.constants)
+    stages = Copies(STAGES[method], len(d.slopes.outputs) - n, n)
+    _emit_columns(kernels, "add_constants", d.by_constants, program.constants, stages)
     if method == "rodas5p":
         kernels.tape("bends", d.bends, inputs, [len(d.bends.outputs)])
         _emit_rows(kernels, "bend", d.bends_by_states, program.entries, bent=False)
-        _emit_columns(kernels, "bend_constants", d.bends_by_constants, program.constants)
+        _emit_columns(kernels, "bend_constants", d.bends_by_constants, program.constants, Copies())
         _emit_shared_solve(kernels, factorisation)
     emit_lay(kernels, program, derivatives, layout)
     nodes = {"tsit5": tsit5.C, "rodas5p": rodas5p.C}[method]
@@ -60,6 +61,16 @@ def emit_tangent(
 def _scalar(code: Code, array: ir.Value, index: ir.Value | int = 0) -> ir.Value:
     """A number of an array of single numbers, in all lanes."""
     return code.everywhere(code.builder.load(number_at(code, array, index), typ=DOUBLE, align=8))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """How many matrices of one pattern there are, and how far apart their numbers and their results are."""
+
+    count: int = 1
+    numbers: int = 0
+    results: int = 0
 
 
 def _emit_rows(kernels: Kernels, name: str, pattern: Pattern, rows: int, bent: bool) -> None:
@@ -94,10 +105,11 @@ def _add_row(code: Code, pattern: Pattern, row: int, entries: Sequence[int], arr
     code.store(total, arrays[2], row)
 
 
-def _emit_columns(kernels: Kernels, name: str, pattern: Pattern, columns: int) -> None:
+def _emit_columns(kernels: Kernels, name: str, pattern: Pattern, columns: int, copies: Copies) -> None:
     """Adds `name(numbers, x, active, y)`: `y += A x` over the active columns alone; the pattern is column by column.
 
-    `active` says how many columns there are, and which.
+    `active` says how many columns there are, and which. There may be several A, each with a y of its own: all are
+    multiplied at once, since one sum after the other would wait for memory.
     """
     with kernels.function(name, 4) as (code, (numbers, x, active, y)):
         if not pattern.rows:
@@ -113,8 +125,11 @@ def _emit_columns(kernels: Kernels, name: str, pattern: Pattern, columns: int) -
             edges = (code.number(starts, column), code.number(starts, b.add(column, ir.Constant(INDEX, 1))))
             with code.span(*edges) as inner:
                 row = code.number(rows, inner.index)
-                product = code.mul(_scalar(code, numbers, inner.index), value)
-                code.store(code.add(code.load(y, row), product), y, row)
+                for copy in range(copies.count):
+                    numbers_here = number_at(code, numbers, copy * copies.numbers)
+                    target = code.at(y, copy * copies.results)
+                    product = code.mul(_scalar(code, numbers_here, inner.index), value)
+                    code.store(code.add(code.load(target, row), product), target, row)
 
 
 def _whole(code: Code, array: ir.Value, index: ir.Value | int) -> ir.Value:
@@ -213,36 +228,35 @@ class _Push:
     def add_to(self, array: ir.Value, index: ir.Value | int, value: ir.Value) -> None:
         self.code.store(self.code.add(self.code.load(array, index), value), array, index)
 
-    def add_constants(self, stage: int, target: ir.Value) -> None:
-        """What the constants and, where it moves, the time of a stage add to the tangent of the rates there."""
-        code, entries = self.code, self.program.entries
-        code.call("add_constants", self.slopes(stage, entries), self.own("constants"), self.bases[3], target)
+    def drive(self) -> None:
+        """Puts into every stage what inputs, constants and a time that moves add to the tangent of its rates."""
+        code, n = self.code, self.states
+        with code.loop(n) as i:
+            value = code.load(self.own("inputs"), i)
+            for j in range(len(self.nodes)):
+                code.store(value, self.stage(j), i)
+        code.call("add_constants", self.slopes(0, self.program.entries), self.own("constants"), self.bases[3],
+                  self.stage(0))  # fmt: skip
         if not self.moving:
             return
-        later = code.add(self.moved(0), code.mul(vector(self.nodes[stage]), self.moved(1)))
-        for e, state in enumerate(self.program.timed, start=len(self.program.rows)):
-            self.add_to(target, state, code.mul(_scalar(code, self.slopes(stage), e), later))
+        for j, node in enumerate(self.nodes):
+            later = code.add(self.moved(0), code.mul(vector(node), self.moved(1)))
+            for e, state in enumerate(self.program.timed, start=len(self.program.rows)):
+                self.add_to(self.stage(j), state, code.mul(_scalar(code, self.slopes(j), e), later))
 
     def keep_start(self) -> None:
         with self.code.loop(self.states) as i:
             self.code.store(self.code.load(self.own("x"), i), self.scratch("start"), i)
 
 
-def _tsit5_stage(push: _Push, j: int, argument: ir.Value) -> None:
-    code = push.code
-    with code.loop(push.states) as i:
-        code.store(code.load(push.own("inputs"), i), push.stage(j), i)
-    code.call("through", push.slopes(j), argument, push.stage(j))
-    push.add_constants(j, push.stage(j))
-
-
 def _push_tsit5(push: _Push) -> None:
     """The tangent of the last stage, which only outputs need, is left to `read`."""
     code, n = push.code, push.states
     push.keep_start()
+    push.drive()
     size = _scalar(code, push.laid("size"))
     for j in range(6):
-        _tsit5_stage(push, j, push.scratch("argument") if j else push.own("x"))
+        code.call("through", push.slopes(j), push.scratch("argument") if j else push.own("x"), push.stage(j))
         target = push.scratch("argument") if j < 5 else push.own("x")
         row = tsit5.A[j + 1]
         with code.loop(n) as i:
@@ -255,7 +269,7 @@ def _push_tsit5(push: _Push) -> None:
 def _read_tsit5(push: _Push) -> None:
     code, n = push.code, push.states
     size = _scalar(code, push.laid("size"))
-    _tsit5_stage(push, 6, push.own("x"))
+    code.call("through", push.slopes(6), push.own("x"), push.stage(6))
     with code.loop(n) as i:
         tangents, values = push.tangents(7, i), push.values(7, i) if push.moving else []
         for power in range(4):
@@ -269,6 +283,7 @@ def _read_tsit5(push: _Push) -> None:
 def _push_rodas5p(push: _Push) -> None:
     code, n, program = push.code, push.states, push.program
     push.keep_start()
+    push.drive()
     _bend(push)
     size = _scalar(code, push.laid("size"))
     inverse = code.builder.fdiv(vector(1.0), size)
@@ -278,7 +293,7 @@ def _push_rodas5p(push: _Push) -> None:
             if j:
                 total = code.add(code.load(push.scratch("start"), i), code.combine(row, tangents))
                 code.store(total, push.scratch("argument"), i)
-            value = code.load(push.own("inputs"), i)
+            value = code.load(push.stage(j), i)
             if j:
                 value = code.add(value, code.mul(inverse, code.combine(links, tangents)))
             if push.moving:
@@ -288,7 +303,6 @@ def _push_rodas5p(push: _Push) -> None:
         argument = push.scratch("argument") if j else push.own("x")
         code.call("through", push.slopes(j), argument, push.scratch("right"), push.scratch("bends"),
                   push.laid("stages", j * n))  # fmt: skip
-        push.add_constants(j, push.scratch("right"))
         for e, state in enumerate(program.timed, start=len(program.rows)):
             change = code.mul(size, code.load(push.scratch("bends"), e))
             if push.moving:
