@@ -14,6 +14,9 @@ from mechanistic.native.call import call, compiled, inlined
 from mechanistic.native.lanes import LANES
 from mechanistic.native.steps import EMPTY
 
+BYTES = 8
+"""Of one number."""
+
 
 class Calls(NamedTuple):
     """Addresses of kernels, see `mechanistic.native.tangent.emit_tangent`; `push` and `read` may be those that move."""
@@ -123,22 +126,43 @@ def go_forward(
         np.zeros((places.laying, LANES)), np.zeros((LANES, places.laid)), np.zeros((blocks, places.own, LANES)),
         np.zeros((places.scratch, LANES)), np.zeros((blocks, solved.constants.shape[1] + 1), np.int64),
     )  # fmt: skip
+    # Views of arrays are counted, which would cost more than a small step: addresses are computed instead.
+    laying, laid, own = work.laying.ctypes.data, work.laid.ctypes.data, work.own.ctypes.data
+    scratch, active = work.scratch.ctypes.data, work.active.ctypes.data
+    wide, tall, listed = places.laid * BYTES, places.own * LANES * BYTES, work.active.shape[1] * BYTES
+    driven, given = len(directions.inputs) > 0 or len(directions.stops) > 0, len(directions.jumps) > 0
     slopes = _constant_slopes(calls, solved, len(directions.rows), first, last)
     end = solved.starts[last]
+    loaded = np.full(LANES, -1, np.int64)
     # The subject whose steps are laid out, and the one whose directions go forward.
-    ahead, subject = first, first - 1
+    ahead, s = first, first - 1
     for base in range(solved.starts[first], end, LANES):
-        ahead = _load(places, solved, work, base, min(base + LANES, end), ahead)
-        call(calls.lay, (work.laying.ctypes.data,))
-        call(calls.spread, (work.laying.ctypes.data, work.laid.ctypes.data))
+        ahead = _load(places, solved, work.laying, loaded, base, end, ahead)
+        call(calls.lay, (laying,))
+        call(calls.spread, (laying, laid))
         for position in range(base, min(base + LANES, end)):
-            while subject < first or position >= solved.starts[subject + 1]:
-                subject += 1
-                _begin(places, solved, directions, reading, slopes[subject - first], found, work, subject)
-            _step(calls, places, solved, directions, reading, found, work, subject, position, position - base)
-    while subject < last - 1:
-        subject += 1
-        _begin(places, solved, directions, reading, slopes[subject - first], found, work, subject)
+            while s < first or position >= solved.starts[s + 1]:
+                s += 1
+                _begin(places, solved, directions, reading, slopes[s - first], found, work, s)
+            output = reading.inside[position + s]
+            row, lane = solved.rows[position], position - base
+            if driven:
+                _move(places, solved, directions, work, s, row)
+            if solved.h[row] <= EMPTY:
+                _pass(places, solved, reading, found, work, s, lane, output)
+            else:
+                for block in range(blocks):
+                    addresses = (laid + lane * wide, own + block * tall, scratch, active + block * listed)
+                    call(calls.push, addresses)
+                    if output >= 0:
+                        call(calls.read, addresses)
+                        _show_inside(places, solved, reading, found, work, s, row, block, lane, output)
+            output = reading.at[position + s + 1]
+            if output >= 0 or given:
+                _arrive(places, solved, directions, reading, found, work, s, position + 1 - solved.starts[s])
+    while s < last - 1:
+        s += 1
+        _begin(places, solved, directions, reading, slopes[s - first], found, work, s)
 
 
 @compiled
@@ -158,23 +182,28 @@ def _constant_slopes(calls: Calls, solved: Solved, count: int, first: int, last:
 
 
 @inlined
-def _load(places: Places, solved: Solved, work: Work, base: int, end: int, subject: int) -> int:
-    """Puts steps into the lanes; returns the subject of the last one. Lanes beyond the last step repeat it."""
+def _load(places: Places, solved: Solved, laying: Any, loaded: Any, base: int, end: int, subject: int) -> int:
+    """Puts steps into the lanes; returns the subject of the last one. Lanes beyond the last step repeat it.
+
+    `loaded` says whose constants each lane has.
+    """
     for lane in range(LANES):
         position = min(base + lane, end - 1)
         while position >= solved.starts[subject + 1]:
             subject += 1
         row = solved.rows[position]
         segment, size = solved.segment[row], solved.h[row]
-        work.laying[places.time, lane] = solved.t[row]
-        work.laying[places.size, lane] = 1.0 if size <= EMPTY else size
+        laying[places.time, lane] = solved.t[row]
+        laying[places.size, lane] = 1.0 if size <= EMPTY else size
         for i in range(solved.x.shape[1]):
-            work.laying[places.x + i, lane] = solved.x[row, i]
-            work.laying[places.inputs + i, lane] = solved.inputs[subject, segment, i]
-        for i in range(solved.constants.shape[1]):
-            work.laying[places.constants + i, lane] = solved.constants[subject, i]
+            laying[places.x + i, lane] = solved.x[row, i]
+            laying[places.inputs + i, lane] = solved.inputs[subject, segment, i]
         for i in range(solved.held.shape[2]):
-            work.laying[places.held + i, lane] = solved.held[subject, segment, i]
+            laying[places.held + i, lane] = solved.held[subject, segment, i]
+        if loaded[lane] != subject:
+            loaded[lane] = subject
+            for i in range(solved.constants.shape[1]):
+                laying[places.constants + i, lane] = solved.constants[subject, i]
     return subject
 
 
@@ -214,7 +243,7 @@ def _begin(
     _arrive(places, solved, directions, reading, found, work, s, 0)
 
 
-@inlined
+@compiled
 def _show(target: Any, block: int, values: Any) -> None:
     begin = block * LANES
     width = min(LANES, target.shape[1] - begin)
@@ -223,7 +252,7 @@ def _show(target: Any, block: int, values: Any) -> None:
             target[i, begin + lane] = values[i, lane]
 
 
-@inlined
+@compiled
 def _arrive(
     places: Places, solved: Solved, directions: Directions, reading: Reading, found: Any, work: Work, s: int, node: int
 ) -> None:
@@ -244,79 +273,66 @@ def _arrive(
         output = reading.following[output]
 
 
-@inlined
-def _step(
-    calls: Calls, places: Places, solved: Solved, directions: Directions, reading: Reading, found: Any, work: Work,
-    s: int, position: int, lane: int,
-) -> None:  # fmt: skip
-    """Takes all directions of a subject through one step."""
-    row = solved.rows[position]
-    node, states = position - solved.starts[s], solved.x.shape[1]
-    empty = solved.h[row] <= EMPTY
-    output = reading.inside[position + s]
-    laid = work.laid[lane].ctypes.data
-    for block in range(work.own.shape[0]):
-        own = work.own[block]
-        _move(places, solved, directions, own, s, row, block * LANES)
-        if empty:
-            # `x + h f` with h = 0.
-            for i in range(states):
-                work.scratch[places.start + i] = own[places.own_x + i]
-                own[places.own_x + i] += own[places.own_moved + 1] * work.laid[lane, places.slope + i]
-        else:
-            addresses = (laid, own.ctypes.data, work.scratch.ctypes.data, work.active[block].ctypes.data)
-            call(calls.push, addresses)
-            if output >= 0:
-                call(calls.read, addresses)
-        if output >= 0:
-            _show_inside(places, solved, reading, found[s], work, own, s, row, block, lane, output, empty)
-    _arrive(places, solved, directions, reading, found, work, s, node + 1)
-
-
-@inlined
-def _move(places: Places, solved: Solved, directions: Directions, own: Any, s: int, row: int, begin: int) -> None:
+@compiled
+def _move(places: Places, solved: Solved, directions: Directions, work: Work, s: int, row: int) -> None:
     """Tangents of the inputs, the time and the size of a step."""
     segment = solved.segment[row]
-    if len(directions.inputs) > 0:
-        inputs = directions.inputs[s % len(directions.inputs), segment]
-        for i in range(inputs.shape[0]):
-            own[places.own_inputs + i] = inputs[i, begin : begin + LANES]
-    if len(directions.stops) > 0:
-        stops = directions.stops[s % len(directions.stops)]
-        opens, closes = solved.stops[s, segment], solved.stops[s, segment + 1]
-        offset, share = 0.0, 1.0
-        if closes > opens:
-            offset, share = (solved.t[row] - opens) / (closes - opens), solved.h[row] / (closes - opens)
-        for lane in range(LANES):
-            opening, closing = stops[segment, begin + lane], stops[segment + 1, begin + lane]
-            own[places.own_moved, lane] = opening + offset * (closing - opening)
-            own[places.own_moved + 1, lane] = share * (closing - opening)
+    opens, closes = solved.stops[s, segment], solved.stops[s, segment + 1]
+    offset, share = 0.0, 1.0
+    if closes > opens:
+        offset, share = (solved.t[row] - opens) / (closes - opens), solved.h[row] / (closes - opens)
+    for block in range(work.own.shape[0]):
+        own, begin = work.own[block], block * LANES
+        if len(directions.inputs) > 0:
+            inputs = directions.inputs[s % len(directions.inputs), segment]
+            for i in range(inputs.shape[0]):
+                own[places.own_inputs + i] = inputs[i, begin : begin + LANES]
+        if len(directions.stops) > 0:
+            stops = directions.stops[s % len(directions.stops)]
+            for lane in range(LANES):
+                opening, closing = stops[segment, begin + lane], stops[segment + 1, begin + lane]
+                own[places.own_moved, lane] = opening + offset * (closing - opening)
+                own[places.own_moved + 1, lane] = share * (closing - opening)
+
+
+@compiled
+def _pass(
+    places: Places, solved: Solved, reading: Reading, found: Any, work: Work, s: int, step: int, output: int
+) -> None:
+    """A step of no length, `x + h f` with h = 0; an output in it shows its start."""
+    while output >= 0:
+        for block in range(work.own.shape[0]):
+            _show(found[s, output - s * found.shape[1]], block, work.own[block, places.own_x :])
+        output = reading.following[output]
+    for block in range(work.own.shape[0]):
+        own = work.own[block]
+        for i in range(solved.x.shape[1]):
+            own[places.own_x + i] += own[places.own_moved + 1] * work.laid[step, places.slope + i]
 
 
 @compiled
 def _show_inside(
-    places: Places, solved: Solved, reading: Reading, found: Any, work: Work, own: Any, s: int, row: int,
-    block: int, step: int, output: int, empty: bool,
+    places: Places, solved: Solved, reading: Reading, found: Any, work: Work, s: int, row: int, block: int, step: int,
+    output: int,
 ) -> None:  # fmt: skip
     """Tangents of the dense output; an output stays where it is while its step moves."""
     states, begin = solved.x.shape[1], block * LANES
-    scratch, laid = work.scratch, work.laid[step]
-    width = min(LANES, found.shape[2] - begin)
+    scratch, laid, own = work.scratch, work.laid[step], work.own[block]
+    width = min(LANES, found.shape[3] - begin)
     while output >= 0:
-        column = output - s * found.shape[0]
-        at = 0.0 if empty else (solved.times[s, column] - solved.t[row]) / solved.h[row]
+        column = output - s * found.shape[1]
+        at = (solved.times[s, column] - solved.t[row]) / solved.h[row]
         for i in range(states):
             speed = 0.0
-            if solved.moving and not empty:
+            if solved.moving:
                 speed = (
                     laid[places.dense + i] + at * (2 * laid[places.dense + states + i]
                     + at * (3 * laid[places.dense + 2 * states + i] + at * 4 * laid[places.dense + 3 * states + i]))
                 ) / solved.h[row]  # fmt: skip
             for lane in range(width):
                 value = 0.0
-                if not empty:
-                    for power in range(3, -1, -1):
-                        value = at * (scratch[places.read + power * states + i, lane] + value)
+                for power in range(3, -1, -1):
+                    value = at * (scratch[places.read + power * states + i, lane] + value)
                 turn = own[places.own_moved, lane] + at * own[places.own_moved + 1, lane]
-                found[column, i, begin + lane] = scratch[places.start + i, lane] + value - speed * turn
+                found[s, column, i, begin + lane] = scratch[places.start + i, lane] + value - speed * turn
         output = reading.following[output]
