@@ -21,6 +21,7 @@ from mechanistic.schedule import Schedule
 from mechanistic.sensitivities import Sensitivities, sensitivities
 from mechanistic.simulate import prepare, simulate
 from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, Torch, TorchDiffEq, Tsit5
+from mechanistic.steady_state import RestStatus, SteadyState, steady_state
 from mechanistic.units import UnitError, UnitsReport
 from mechanistic.validation import Check, Validation, Verdict, validate
 
@@ -43,6 +44,7 @@ __all__ = [
     "Prepared",
     "RateField",
     "Reaction",
+    "RestStatus",
     "Rodas5P",
     "Schedule",
     "ScheduleError",
@@ -51,6 +53,7 @@ __all__ = [
     "SolveError",
     "State",
     "Status",
+    "SteadyState",
     "Tolerance",
     "Torch",
     "TorchDiffEq",
@@ -73,6 +76,7 @@ __all__ = [
     "reference",
     "sensitivities",
     "simulate",
+    "steady_state",
     "symbol",
     "time",
     "validate",
