@@ -1,7 +1,7 @@
 """Trajectories with labels: what a simulation returns."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LISTED = 20
+BLOCK, GRAIN = 4096, 64
+"""Rows evaluated at once, and what their number is a multiple of."""
 RESERVED = ("time", "subject", "sample", "status")
 
 
@@ -60,12 +62,19 @@ class Solution:
 
     def observe(self) -> Tensor:
         """Observables at the output times, `(*batch, time, observable)`; differentiable, NaN where the states are."""
-        valid = self.states.isfinite().all(-1)
-        parameters = self.parameters.unsqueeze(-2).expand(*self.states.shape[:-1], -1)
-        values = self.states.new_full((*self.states.shape[:-1], len(self.field.observable_names)), torch.nan)
-        held = () if self.field.discrete is None else (self.delayed[valid],)
-        seen = self.field.observe(self.times[valid], self.states[valid], parameters[valid], *held)
-        return values.masked_scatter(valid.unsqueeze(-1), seen)
+        times, states = self.times.flatten(), self.states.flatten(0, -2)
+        parameters = self.parameters.reshape(self.status.numel(), self.parameters.shape[-1])
+        delayed = () if self.field.discrete is None else (self.delayed.flatten(0, -2),)
+        each = self.times.shape[-1]
+
+        def seen(rows: Tensor) -> Tensor:
+            return self.field.observe(times[rows], states[rows], parameters[rows // each], *(d[rows] for d in delayed))
+
+        valid = states.isfinite().all(-1).nonzero().squeeze(1)
+        values = _in_blocks(seen, valid)
+        if len(valid) < len(times):
+            values = values.new_full((len(times), values.shape[-1]), torch.nan).index_copy(0, valid, values)
+        return values.reshape(*self.times.shape, values.shape[-1])
 
     def check(self, subjects: Sequence[Any] | None = None) -> "Solution":
         """This solution, when every subject reached its end.
@@ -143,3 +152,17 @@ class Solution:
         unit = self.field.unit_of("time")
         when = f"t = {reached:.6g}{' ' + unit if unit else ''}"
         return f"{who}: stopped at {when} in state `{state}`: {status.advice}"
+
+
+def _in_blocks(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """A function of rows, in blocks that are filled up with their last row.
+
+    PyTorch has one code for the bulk of an array and another, with other rounding, for the few elements at its end and
+    where threads share it: in a filled block no row is there, so that its bits do not depend on its place.
+    """
+    found = []
+    for block in rows.split(BLOCK):
+        size = len(block)
+        filled = torch.cat([block, block[-1:].expand(-size % GRAIN)]) if size % GRAIN else block
+        found.append(function(filled)[:size])
+    return found[0] if len(found) == 1 else torch.cat(found)
