@@ -10,6 +10,7 @@ from mechanistic.errors import (
     ModelError,
     ScheduleError,
     SolveError,
+    StreamError,
     UnsupportedSBML,
 )
 from mechanistic.field import AbstractVectorField, Linearisation
@@ -22,6 +23,7 @@ from mechanistic.sensitivities import Sensitivities, sensitivities
 from mechanistic.simulate import prepare, simulate
 from mechanistic.solve import Auto, Rodas5P, Solution, Status, Tolerance, Torch, TorchDiffEq, Tsit5
 from mechanistic.steady_state import RestStatus, SteadyState, steady_state
+from mechanistic.streaming import Streamed, simulate_to
 from mechanistic.units import UnitError, UnitsReport
 from mechanistic.validation import Check, Validation, Verdict, validate
 
@@ -54,6 +56,8 @@ __all__ = [
     "State",
     "Status",
     "SteadyState",
+    "StreamError",
+    "Streamed",
     "Tolerance",
     "Torch",
     "TorchDiffEq",
@@ -76,6 +80,7 @@ __all__ = [
     "reference",
     "sensitivities",
     "simulate",
+    "simulate_to",
     "steady_state",
     "symbol",
     "time",

@@ -43,6 +43,10 @@ class SolveError(ListedError):
     """A simulation that did not reach the end for some subjects; says where, when and why."""
 
 
+class StreamError(ListedError):
+    """Results that cannot be written where they should be, or a file that does not belong to this simulation."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A `did you mean` clause for an unknown `name`, or an empty string."""
     from difflib import get_close_matches
