@@ -1,4 +1,4 @@
-"""Kinetwin, measured in a process of its own: through `mechanistic.simulate`, as a user calls it."""
+"""Kinetwin, measured in a process of its own: through `mechanistic`, as a user calls it."""
 
 import numpy as np
 import torch
@@ -12,21 +12,24 @@ SOLVERS = {"auto": mech.Auto, "rodas5p": mech.Rodas5P, "tsit5": mech.Tsit5}
 
 
 def prepare(task: Task, request: Request) -> Solve:
-    """One call of `simulate` for all patients; the model is compiled at the first."""
+    """One call for all patients of what `mechanistic.prepare` gives for a tolerance."""
     case, model = CASES[task.name], model_of(task.name)
-    solver = SOLVERS[request.options["solver"]]()
+    solver, engine = SOLVERS[request.options["solver"]](), mech.Native(threads=request.options.get("threads", 1))
     times = torch.as_tensor(task.times)
-    torch.set_num_threads(request.options.get("threads", 1))
+    torch.set_num_threads(1)
+    prepared: dict[float, mech.Prepared] = {}
 
     def solve(parameters: np.ndarray, initial: np.ndarray, rtol: float) -> np.ndarray:
-        tolerance = mech.Tolerance(rtol, ABSOLUTE * rtol)
-        p = torch.as_tensor(parameters)
+        if rtol not in prepared:
+            tolerance = mech.Tolerance(rtol, ABSOLUTE * rtol)
+            prepared[rtol] = mech.prepare(
+                model, times, case.schedule, solver=solver, tolerance=tolerance, engine=engine
+            )
         with torch.no_grad():
-            found = mech.simulate(model, times, p, case.schedule, solver=solver, tolerance=tolerance)
-        return found.states.numpy()
+            return prepared[rtol](torch.as_tensor(parameters)).states.numpy()
 
     return solve
 
 
 if __name__ == "__main__":
-    serve("Kinetwin", ("kinetwin", "torch"), "one call of `simulate` for all patients", prepare)
+    serve("Kinetwin", ("kinetwin", "torch"), "compiled code, one call for all patients", prepare)
