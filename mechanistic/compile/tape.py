@@ -107,6 +107,12 @@ class Tape:
         moved = tuple(Instruction(i.operation, tuple(place[a] for a in i.arguments), i.value) for i in kept)
         return Tape(self.slots, moved, tuple(place[output] for output in outputs))
 
+    def number(self, register: int) -> float | None:
+        """The value of a register that holds a constant, else None."""
+        if register < self.slots or self.instructions[register - self.slots].operation != "const":
+            return None
+        return self.instructions[register - self.slots].value
+
     def run(self, inputs: Sequence[Tensor]) -> list[Value]:
         """Values of the outputs for inputs of any mutually broadcastable shapes; a constant output is a float.
 

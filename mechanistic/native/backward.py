@@ -12,7 +12,7 @@ from llvmlite import ir
 from mechanistic.compile.reverse import pullback
 from mechanistic.compile.tape import Tape
 from mechanistic.native.coupled import emit_linearise_pullback, emit_rates_pullback
-from mechanistic.native.emit import VECTOR, Code, Kernels, places, vector
+from mechanistic.native.emit import VECTOR, Code, Kernels, vector
 from mechanistic.native.program import Program
 from mechanistic.native.steps import Block, Workspace
 from mechanistic.solve import rodas5p, tsit5
@@ -79,24 +79,7 @@ def _emit_pullback(kernels: Kernels, name: str, tape: Tape, inputs: Mapping[str,
         start += count
     targets = [label for label in ("x", "constants", "time") if label in inputs]
     back = pullback(tape, [slot for label in targets for slot in slots[label]])
-    sizes = [*inputs.values(), outputs]
-    with kernels.function(name, len(sizes) + len(targets)) as (code, arrays):
-        written = places(arrays[len(sizes) :], [inputs[label] for label in targets])
-        kept = [i for i, output in enumerate(back.outputs) if not _is_zero(back, output)]
-
-        def add(value: ir.Value, array: ir.Value, index: int) -> None:
-            code.store(code.add(code.load(array, index), value), array, index)
-
-        code.run(
-            back.only([back.outputs[i] for i in kept]), places(arrays, sizes), [written[i] for i in kept], store=add
-        )
-
-
-def _is_zero(tape: Tape, register: int) -> bool:
-    if register < tape.slots:
-        return False
-    instruction = tape.instructions[register - tape.slots]
-    return instruction.operation == "const" and instruction.value == 0
+    kernels.tape(name, back, [*inputs.values(), outputs], [inputs[label] for label in targets], increase=True)
 
 
 class _Back:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -12,6 +11,7 @@ from llvmlite import ir
 from mechanistic.compile.tape import LOGICAL, Tape
 from mechanistic.native.functions import Functions
 from mechanistic.native.lanes import LANES
+from mechanistic.native.stretches import cut
 
 DOUBLE = ir.DoubleType()
 VECTOR = ir.VectorType(DOUBLE, LANES)
@@ -21,8 +21,15 @@ POINTER = ir.PointerType()
 CONTRACT = ("contract",)
 """A product and a sum may become one fused operation, which is rounded once."""
 
-STRETCH = 1500
-"""Instructions in one function: the time of the code generator grows faster than its length."""
+WHOLE = 1000
+"""Instructions up to which a tape is one function."""
+
+STRETCH = 200
+"""Instructions in a part of a longer one: the time of the code generator grows faster than the length of a function."""
+
+STORES = 16
+"""Stores of a part between two borders that the code generator moves nothing across: its time grows with their square,
+and faster where they are in one array."""
 
 COMPARISONS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
@@ -73,25 +80,42 @@ class Kernels:
             if function.linkage != "internal" and not wanted(function.name):
                 function.blocks.clear()
 
-    def tape(self, name: str, tape: Tape, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    def tape(
+        self, name: str, tape: Tape, inputs: Sequence[int], outputs: Sequence[int], *, increase: bool = False
+    ) -> None:
         """A function of as many arrays as there are sizes in `inputs` and `outputs`, which runs a tape.
 
-        A long tape becomes several functions, each of some of the outputs, and one that calls them.
+        With `increase` it adds to what the output arrays have. A long tape becomes several functions and one that calls
+        them.
         """
-        pieces = max(1, -(-len(tape.instructions) // STRETCH))
-        if pieces == 1:
-            with self.function(name, len(inputs) + len(outputs)) as (code, arrays):
-                code.run(tape, places(arrays, inputs), places(arrays[len(inputs) :], outputs))
+        kept = [i for i, output in enumerate(tape.outputs) if not increase or tape.number(output) != 0]
+        tape = tape.only([tape.outputs[i] for i in kept])
+        count = len(inputs) + len(outputs)
+
+        def run(code: Code, part: Tape, arrays: Sequence[ir.Value], carried: Sequence[Sequence[int]]) -> None:
+            taken, shown, given = carried
+            targets = places(arrays[len(inputs) : count], outputs)
+            code.run(
+                part,
+                [*places(arrays, inputs), *((arrays[-1], i) for i in taken)],
+                [*(targets[kept[i]] for i in shown), *((arrays[-1], i) for i in given)],
+                increased=len(shown) if increase else 0,
+                bordered=len(tape.instructions) > WHOLE,
+            )
+
+        if len(tape.instructions) <= WHOLE:
+            with self.function(name, count) as (code, arrays):
+                run(code, tape, arrays, ((), range(len(kept)), ()))
             return
-        edges = [len(tape.outputs) * i // pieces for i in range(pieces + 1)]
-        for i, (start, stop) in enumerate(pairwise(edges)):
-            self.declare(f"{name}_{i}", len(inputs) + len(outputs)).linkage = "internal"
-            with self.function(f"{name}_{i}", len(inputs) + len(outputs)) as (code, arrays):
-                targets = places(arrays[len(inputs) :], outputs)[start:stop]
-                code.run(tape.only(tape.outputs[start:stop]), places(arrays, inputs), targets)
-        with self.function(name, len(inputs) + len(outputs)) as (code, arrays):
-            for i in range(pieces):
-                code.call(f"{name}_{i}", *arrays)
+        parts, size = cut(tape, STRETCH)
+        for i, part in enumerate(parts):
+            self.declare(f"{name}_{i}", count + 1).linkage = "internal"
+            with self.function(f"{name}_{i}", count + 1) as (code, arrays):
+                run(code, part.tape, arrays, (part.taken, part.shown, part.given))
+        with self.function(name, count) as (code, arrays):
+            memory = code.builder.alloca(VECTOR, size=max(size, 1))
+            for i in range(len(parts)):
+                code.call(f"{name}_{i}", *arrays, memory)
 
 
 def places(arrays: Sequence[ir.Value], sizes: Sequence[int]) -> list[tuple[ir.Value, int]]:
@@ -218,9 +242,9 @@ class Code:
 
     def run(
         self, tape: Tape, inputs: Sequence[tuple[ir.Value, int]], outputs: Sequence[tuple[ir.Value, int]],
-        store: Callable[[ir.Value, ir.Value, int], None] | None = None,
+        store: Callable[[ir.Value, ir.Value, int], None] | None = None, increased: int = 0, bordered: bool = False,
     ) -> None:  # fmt: skip
-        """Runs a tape from arrays to arrays."""
+        """Runs a tape from arrays to arrays; adds to what the first outputs have, as many as are `increased`."""
         registers: dict[int, ir.Value] = {}
 
         def read(register: int) -> ir.Value:
@@ -231,8 +255,11 @@ class Code:
         for register, instruction in enumerate(tape.instructions, start=tape.slots):
             arguments = [read(a) for a in instruction.arguments]
             registers[register] = self._value(instruction.operation, arguments, instruction.value)
-        for output, place in zip(tape.outputs, outputs, strict=True):
-            (store or self.store)(self._number(read(output)), *place)
+        for i, (output, place) in enumerate(zip(tape.outputs, outputs, strict=True)):
+            value = self._number(read(output))
+            (store or self.store)(self.add(self.load(*place), value) if i < increased else value, *place)
+            if bordered and i % STORES == STORES - 1:
+                self.builder.fence("acq_rel", "singlethread")
 
     def _value(self, operation: str, arguments: Sequence[ir.Value], number: float) -> ir.Value:
         b = self.builder
