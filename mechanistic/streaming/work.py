@@ -78,8 +78,9 @@ def prepared(field: AbstractVectorField, given: Given, solving: Solving, choices
     count = given.count(choices.count, problems)
     labels = _labels(choices.subjects, count, problems)
     dtype = _dtype(choices.dtype, field, problems)
-    if choices.chunk is not None and (isinstance(choices.chunk, bool) or choices.chunk < 1):
-        problems.append(f"`chunk` is {choices.chunk!r}; give a number of subjects, 1 or more")
+    whole = isinstance(choices.chunk, int) and not isinstance(choices.chunk, bool)
+    if choices.chunk is not None and not (whole and choices.chunk > 0):
+        problems.append(f"`chunk` is {choices.chunk!r}; give a whole number of subjects, 1 or more")
     _raise(problems)
     first = _solved(field, given, solving, slice(0, 1), choices.observables)
     problems += [f"`{name}` cannot name a variable in a file" for name in first if not _is_name(str(name))]
@@ -98,7 +99,7 @@ def prepared(field: AbstractVectorField, given: Given, solving: Solving, choices
         "tolerance": repr(solving.tolerance),
         "engine": type(solving.engine).__name__,
         "count": str(count),
-        "subjects": digest_of_text("\n".join(map(str, labels)) if choices.subjects is not None else ""),
+        "subjects": "" if choices.subjects is None else digest_of_text(repr(labels.tolist())),
         "observables": str(choices.observables),
         "dtype": dtype.name,
         "chunk": str(chunk),
@@ -175,7 +176,7 @@ def _dtype(wanted: Any, field: AbstractVectorField, problems: list[str]) -> np.d
 def _labels(subjects: Sequence[Any] | None, count: int, problems: list[str]) -> Any:
     labels = np.arange(count) if subjects is None else np.asarray(subjects)
     if labels.shape != (count,):
-        problems.append(f"there are {len(labels)} labels in `subjects` for {count} subjects")
+        problems.append(f"there are {labels.size} labels in `subjects` for {count} subjects")
     elif labels.dtype.kind not in "iufU":
         problems.append("`subjects` are neither text nor numbers")
     return labels

@@ -221,10 +221,14 @@ CHANGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stream(tmp_path_factory.mktemp("finished") / "out.zarr").path
+
+
 @pytest.mark.parametrize("name", CHANGES)
-def test_another_request_is_refused_and_changes_nothing(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "out.zarr"
-    stream(path)
+def test_another_request_is_refused_and_changes_nothing(finished: Path, name: str) -> None:
+    path = finished
     before = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
     with pytest.raises(mech.StreamError, match=f"`{name}`") as error:
         stream(path, resume=True, **CHANGES[name])
