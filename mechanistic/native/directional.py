@@ -28,9 +28,13 @@ from mechanistic.native.tangent import emit_tangent
 SHARE = 2 * LANES
 """Subjects that one thread takes at a time."""
 
-LAID, BACK, SHOWN = 0.4, 5.0, 0.3
+LAID, BACK, SHOWN = 0.45, 5.0, 0.3
 """Cost of laying out a step, of a block's step backward, and of an output, where eight directions through a step are 1.
-Measured for Tsit5 and Rodas5P with models of 8 to 25 states."""
+Measured for Tsit5 and Rodas5P with models of 3 to 25 states."""
+
+BEGINNING, ROUND = 1500.0, 8.0
+"""What does not grow with the states, in the same unit for a model of one state: of a batch that goes forward, and of a
+block's step backward."""
 
 MOST = 2**27
 """Numbers that are kept at most for the way back."""
@@ -118,11 +122,12 @@ def forward_is_cheaper(
         steps: of a subject, for instance of the last solve.
         passes: how many cotangents go back: 1 for a likelihood, the number of residuals for a Jacobian.
     """
-    blocks = -(-directions // LANES)
+    blocks = _padded(directions) // LANES
     if subjects * outputs * states * directions > MOST:
         return False
-    forward = steps * (LAID + blocks) + SHOWN * outputs * blocks
-    back = passes * (BACK * steps + SHOWN * outputs) / min(max(subjects, 1), LANES)
+    shown = SHOWN * outputs
+    forward = BEGINNING / states + subjects * (steps * (LAID + blocks) + shown * blocks)
+    back = passes * max(subjects / LANES, 1.0) * (steps * (BACK + ROUND / states) + shown)
     return forward < back
 
 
