@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import mechanistic as mech
-from mechanistic import prepared, Schedule, Tolerance, simulate
+from mechanistic import Schedule, Tolerance, prepared, simulate
 
 pytestmark = pytest.mark.usefixtures("both_engines")
 SOLVERS = (mech.Tsit5(), mech.Rodas5P(), mech.Auto())
