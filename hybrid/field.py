@@ -169,7 +169,8 @@ class HybridField(AbstractCoupled):
         return describe(self._anatomy())
 
     def weights(self) -> Tensor:
-        return torch.cat([part for network in self._anatomy().networks for part in weights_of(network)])
+        parts = [part for network in self._anatomy().networks for part in weights_of(network)]
+        return torch.cat(parts) if parts else self.scales.new_zeros(0)
 
     def _anatomy(self) -> Anatomy:
         parts = [

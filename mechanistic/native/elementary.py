@@ -94,6 +94,18 @@ def cosh(x: Vector) -> Vector:
     return h + 0.25 / h
 
 
+def asinh(x: Vector) -> Vector:
+    """Within 2 ulp: the logarithm of `1 + u`, `u = |x| + x² / (1 + √(1 + x²))`, corrected for the rounding of 1 + u."""
+    size = x.absolute()
+    huge = size > 1e150
+    small = huge.choose(0.0, size)
+    square = small * small
+    u = small + square / ((square + 1.0).sqrt() + 1.0)
+    rounded = u + 1.0
+    rest = huge.choose(math.log(2.0), (u - (rounded - 1.0)) / rounded)
+    return (log(huge.choose(size, rounded)) + rest).with_sign_of(x)
+
+
 def digamma(x: Vector) -> Vector:
     """Relative error below 1e-13 away from the zeros: reflection, recurrence up to 10, asymptotic series.
 
@@ -152,6 +164,7 @@ FORMULAS: dict[str, Callable[..., Vector]] = {
     "tanh": tanh,
     "sinh": sinh,
     "cosh": cosh,
+    "asinh": asinh,
     "digamma": digamma,
     "trigamma": trigamma,
     "xlogy": xlogy,

@@ -23,7 +23,8 @@ from mechanistic.native.dense import (
     scalar_at,
     scratch,
 )
-from mechanistic.native.emit import Code, Kernels, vector
+from mechanistic.native.emit import INDEX, Code, Kernels, vector
+from mechanistic.native.functions import Functions
 from mechanistic.native.lanes import LANES
 
 
@@ -235,6 +236,13 @@ def _activate(kernels: Kernels, name: str, count: int, order: int) -> str:
     """The name of a function of `(sums, values, slopes …)` of the activation up to an order."""
     full = f"{name}_{order}_{count}"
     if full not in kernels.module.globals:
-        with inside(kernels, full, order + 2) as (code, (sums, *results)), code.loop(count) as j:
-            code.run(activation(name).only(order), [(sums, j)], [(result, j) for result in results])
+        tape = activation(name).only(order)
+        with inside(kernels, full, order + 2) as (code, (sums, *results)):
+            here = Code(code.builder, Functions(kernels.module, in_place=True))
+            with here.loop(count // 2) as i:
+                first = [here.at(array, here.builder.mul(i, ir.Constant(INDEX, 2))) for array in (sums, *results)]
+                for j in range(2):
+                    here.run(tape, [(first[0], j)], [(result, j) for result in first[1:]])
+            for j in range(count - count % 2, count):
+                here.run(tape, [(sums, j)], [(result, j) for result in results])
     return full

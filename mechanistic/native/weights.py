@@ -44,6 +44,8 @@ class WeightGradient:
 
         Returns what has to be kept as long as the workspace is used. Arguments are as for `point_at_weights`.
         """
+        if not self._program.networks:
+            return None
         kept = np.empty((stack_size(self._program), LANES))
         sums = self._sums[share] = np.zeros(gradient_size(self._program))
         work.view(np.int64)[row : row + 3, 0] = [part.ctypes.data for part in (self._weights, kept, sums)]
@@ -54,7 +56,7 @@ class WeightGradient:
         total = np.zeros(gradient_size(self._program))
         for share in sorted(self._sums):
             total += self._sums[share]
-        parts = []
+        parts = [np.empty(0)]
         for network in self._program.networks:
             size = sum(layer.rows * layer.width for layer in layers(network))
             parts += list(_weights_of(network, total[:size]))
