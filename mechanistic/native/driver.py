@@ -5,6 +5,7 @@ subject. Kernels take the steps and say which lanes want something; nothing that
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from mechanistic.native.call import call, compiled, inlined
 from mechanistic.native.lanes import LANES
 from mechanistic.native.steps import SPACING
-from mechanistic.solve.loop import FAR_BEYOND, PROBED, STIFF_BOUND, STIFF_STEPS
+from mechanistic.solve.loop import STIFF_STEPS
 from mechanistic.solve.problem import Status
 
 OK, BUDGET, MIN_STEP, NOT_FINITE, STIFF = (
@@ -23,13 +24,16 @@ OK, BUDGET, MIN_STEP, NOT_FINITE, STIFF = (
 class Calls(NamedTuple):
     """Addresses of kernels, see `mechanistic.native.steps`."""
 
-    step: int
+    run: int
+    read: int
     take: int
-    dense: int
     slope: int
-    probe: int
-    turn: int
     cast: int
+
+
+def calls_of(address: Callable[[str], int], method: str) -> Calls:
+    """The kernels of `tsit5` or `rodas5p`, by their addresses."""
+    return Calls(*(address(name) for name in (f"{method}_run", f"{method}_read", f"{method}_take", "slope", "cast")))
 
 
 class Places(NamedTuple):
@@ -48,18 +52,21 @@ class Places(NamedTuple):
     accepted: int
     arriving: int
     flag: int
+    pausing: int
+    output: int
+    outputs: int
+    times_at: int
+    states_at: int
     undershoots: int
     attempts: int
     budget: int
     nodes: int
     stiff: int
-    rate: int
     x: int
     inputs: int
     constants: int
     held: int
     stages: int
-    dense: int
     slope: int
     shadowed: int
     fresh: int
@@ -120,11 +127,10 @@ class Steps(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """Of each lane: its subject, or -1; its segment; its next output; whether its slope is not known."""
+    """Of each lane: its subject, or -1; its segment; whether its slope is not known."""
 
     subject: Any
     segment: Any
-    output: Any
     fresh: Any
 
 
@@ -136,34 +142,30 @@ def advance(
 
     `work` is a workspace, `(element, lane)`, with what is the same for all subjects filled in.
     """
-    lanes = Lanes(np.full(LANES, -1), np.zeros(LANES, np.int64), np.zeros(LANES, np.int64), np.zeros(LANES, np.bool_))
+    lanes = Lanes(np.full(LANES, -1), np.zeros(LANES, np.int64), np.zeros(LANES, np.bool_))
     subject, fresh = lanes.subject, lanes.fresh
     states = given.initial.shape[1]
     steps = _room(1024 if control.recording else 1, states)
     count = 0
-    scratch = np.empty((5, max(states, 1)))
     address = work.ctypes.data
     upcoming = first
     width = LANES // 2 if control.shadowed else LANES
     work[places.shadowed] = 1.0 if control.shadowed else 0.0
+    work[places.pausing] = 1.0 if control.recording else 0.0
+    work[places.outputs] = given.times.shape[1]
     for lane in range(width):
         upcoming = _next_subject(places, control, given, found, lanes, work, lane, upcoming, last)
     busy = np.any(subject >= 0)
     while busy:
         if np.any(fresh):
             _refresh(calls, places, control, given, lanes, work, address)
-        if control.explicit:
-            _probe(calls, places, control, work, address)
-        call(calls.step, (address,))
+        call(calls.run, (address,))
         if control.recording:
             while count + LANES > steps.x.shape[0]:
                 steps = _more_room(steps)
             count = _record(places, lanes, steps, work, count)
         flag = work[places.flag]
-        if flag.sum() == 0.0:
-            call(calls.take, (address,))
-            continue
-        _read_inside(calls, places, given, found, lanes, work, address, scratch)
+        call(calls.read, (address,))
         call(calls.take, (address,))
         for lane in range(width):
             if flag[lane] > 1 and _settle(places, control, given, found, lanes, work, lane):
@@ -242,7 +244,10 @@ def _start(places: Places, control: Control, given: Given, found: Found, lanes: 
         work[places.x + i, lane] = given.initial[subject, i]
     for i in range(given.constants.shape[1]):
         work[places.constants + i, lane] = given.constants[subject, i]
-    lanes.output[lane] = 0
+    work[places.output, lane] = 0.0
+    addresses = work.view(np.int64)
+    addresses[places.times_at, lane] = given.times[subject].ctypes.data
+    addresses[places.states_at, lane] = found.states[subject].ctypes.data
     found.culprit[subject] = 0
     _read_before(places, given, found, lanes, work, lane)
     _give(places, control, given, found, lanes, work, lane, -1)
@@ -272,7 +277,7 @@ def _give(
         for i in range(given.held.shape[2]):
             work[places.held + i, lane] = given.held[subject, reached, i]
     lanes.fresh[lane] = True
-    work[places.previous, lane] = 1.0
+    work[places.previous, lane] = 0.0
     if reached == last or given.stops[subject, reached + 1] > time:
         _read_after(places, given, found, lanes, work, lane)
 
@@ -327,7 +332,7 @@ def _finished(places: Places, control: Control, given: Given, found: Found, lane
 def _read_before(places: Places, given: Given, found: Found, lanes: Lanes, work: Any, lane: int) -> None:
     """Outputs that show the state before what happens now."""
     subject = lanes.subject[lane]
-    row = lanes.output[lane]
+    row = int(work[places.output, lane])
     while row < given.times.shape[1] and given.times[subject, row] <= work[places.time, lane]:
         if given.before[subject, row]:
             for i in range(given.initial.shape[1]):
@@ -339,7 +344,7 @@ def _read_before(places: Places, given: Given, found: Found, lanes: Lanes, work:
 def _read_after(places: Places, given: Given, found: Found, lanes: Lanes, work: Any, lane: int) -> None:
     """The other outputs at this time; goes on to those after it."""
     subject = lanes.subject[lane]
-    row = lanes.output[lane]
+    row = int(work[places.output, lane])
     while row < given.times.shape[1] and given.times[subject, row] <= work[places.time, lane]:
         if not given.before[subject, row]:
             for i in range(given.initial.shape[1]):
@@ -350,43 +355,12 @@ def _read_after(places: Places, given: Given, found: Found, lanes: Lanes, work: 
 
 @inlined
 def _go_on(places: Places, given: Given, lanes: Lanes, work: Any, lane: int, row: int) -> None:
-    """Makes `row` the next output of a lane; NaN ends a row of times."""
-    lanes.output[lane] = row
+    """Makes `row` the next output of a lane; NaN ends a row of times, and is after everything."""
+    work[places.output, lane] = row
     due = math.inf
     if row < given.times.shape[1]:
-        time = given.times[lanes.subject[lane], row]
-        due = time if time == time else math.inf
+        due = given.times[lanes.subject[lane], row]
     work[places.due, lane] = due
-
-
-@inlined
-def _read_inside(
-    calls: Calls, places: Places, given: Given, found: Found, lanes: Lanes, work: Any, address: int, scratch: Any
-) -> None:
-    """Outputs before the ends of the accepted steps, by dense output."""
-    states = given.initial.shape[1]
-    known = False
-    for lane in range(LANES):
-        finish = work[places.finish, lane]
-        if work[places.active, lane] == 0 or work[places.accepted, lane] == 0 or not work[places.due, lane] < finish:
-            continue
-        if not known:
-            call(calls.dense, (address,))
-            known = True
-        subject, row = lanes.subject[lane], lanes.output[lane]
-        begin, step = work[places.time, lane], work[places.step, lane]
-        for i in range(states):
-            scratch[0, i] = work[places.x + i, lane]
-            for power in range(4):
-                scratch[power + 1, i] = work[places.dense + power * states + i, lane]
-        while row < given.times.shape[1] and given.times[subject, row] < finish:
-            at = (given.times[subject, row] - begin) / step
-            for i in range(states):
-                found.states[subject, row, i] = scratch[0, i] + at * (
-                    scratch[1, i] + at * (scratch[2, i] + at * (scratch[3, i] + at * scratch[4, i]))
-                )
-            row += 1
-        _go_on(places, given, lanes, work, lane, row)
 
 
 # Steps
@@ -449,46 +423,3 @@ def _first_step(places: Places, control: Control, given: Given, lanes: Lanes, wo
     if not guess < math.inf:
         guess = 0.0
     return min(max(guess, 1e3 * SPACING * max(abs(time), 1e-30)), span)
-
-
-@inlined
-def _probe(calls: Calls, places: Places, control: Control, work: Any, address: int) -> None:
-    """Looks for fast modes that are at rest; see `mechanistic.solve.control.fastest_rate`."""
-    wanted = False
-    for lane in range(LANES):
-        wanted |= work[places.active, lane] != 0 and int(work[places.attempts, lane]) % PROBED == 0
-    if not wanted:
-        return
-    call(calls.probe, (address,))
-    suspected = False
-    for lane in range(LANES):
-        suspected |= _suspected(places, work, lane)
-    if suspected:
-        _look_longer(calls, places, control, work, address)
-
-
-@inlined
-def _suspected(places: Places, work: Any, lane: int) -> bool:
-    """Whether the mode that was found is too fast for the step."""
-    if work[places.active, lane] == 0 or int(work[places.attempts, lane]) % PROBED != 0:
-        return False
-    step = min(work[places.size, lane], work[places.stop, lane] - work[places.time, lane])
-    return bool(work[places.rate, lane] * step > FAR_BEYOND * STIFF_BOUND)
-
-
-@compiled
-def _look_longer(calls: Calls, places: Places, control: Control, work: Any, address: int) -> None:
-    """Tells fast modes from the growth of states of unlike scales along a chain, and counts them in `stiff`."""
-    suspected = np.zeros(LANES, np.bool_)
-    for lane in range(LANES):
-        suspected[lane] = _suspected(places, work, lane)
-    states = control.scales.shape[0]
-    total = np.zeros(LANES)
-    for turn in range(2 * states):
-        call(calls.turn, (address,))
-        if turn >= states:
-            total += np.log(work[places.rate])
-    work[places.rate] = np.exp(total / states)
-    for lane in range(LANES):
-        if suspected[lane] and _suspected(places, work, lane):
-            work[places.stiff, lane] += STIFF_STEPS + 1

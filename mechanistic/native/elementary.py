@@ -49,6 +49,21 @@ def log(x: Vector) -> Vector:
     return _log_edges(x, k.fma(LN_2_SHORT, f - (half_square - inner)))
 
 
+def log_of_normal(x: Vector) -> Vector:
+    """Within 2 ulp of the larger of 1 and the result; x is a positive normal number, infinity gives some finite one."""
+    k, m = split_exponent(x, tiny=False)
+    s = (m - 1.0) / (m + 1.0)
+    z = s * s
+    return k.fma(LN_2, s.fma(z * z.polynomial(LOG), s + s))
+
+
+def exp_of_moderate(x: Vector) -> Vector:
+    """Within 1e-14 for |x| ≤ 300."""
+    shifted = x.fma(LOG2_E, SHIFT)
+    r = (shifted - SHIFT).fma(-LN_2, x)
+    return (_expm1_reduced(r) + 1.0) * power_of_two(shifted)
+
+
 def power(x: Vector, y: Vector) -> Vector:
     """`x^y` within 1.1 ulp; a negative x has powers with whole y only, a zero or infinite one has all."""
     high, low = _log_parts(x.absolute())

@@ -241,15 +241,20 @@ class Code:
             yield span.index
 
     def run(
-        self, tape: Tape, inputs: Sequence[tuple[ir.Value, int]], outputs: Sequence[tuple[ir.Value, int]],
+        self, tape: Tape, inputs: Sequence[tuple[ir.Value, int] | ir.Value],
+        outputs: Sequence[tuple[ir.Value, int]],
         store: Callable[[ir.Value, ir.Value, int], None] | None = None, increased: int = 0, bordered: bool = False,
     ) -> None:  # fmt: skip
-        """Runs a tape from arrays to arrays; adds to what the first outputs have, as many as are `increased`."""
+        """Runs a tape from arrays to arrays; an input may be a value instead of (array, index).
+
+        It adds to what the first outputs have, as many as are `increased`.
+        """
         registers: dict[int, ir.Value] = {}
 
         def read(register: int) -> ir.Value:
             if register not in registers:
-                registers[register] = self.load(*inputs[register])
+                given = inputs[register]
+                registers[register] = self.load(*given) if isinstance(given, tuple) else given
             return registers[register]
 
         for register, instruction in enumerate(tape.instructions, start=tape.slots):

@@ -153,8 +153,7 @@ def _solved(
     stepwise = problem.stops.times.requires_grad and recording
     control = driver.Control(scales, tolerance.rtol, tolerance.atol, explicit, stepwise, recording, recording)
     name = method.name.lower()
-    names = (f"{name}_step", f"{name}_take", f"{name}_dense", "slope", "probe", "turn", "cast")
-    calls = driver.Calls(*(forward.address(kernel) for kernel in names))
+    calls = driver.calls_of(forward.address, name)
     places = driver.Places(*(forward.workspace.places[field] for field in driver.Places._fields))
     steps: list[driver.Steps] = []
 

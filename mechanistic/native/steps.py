@@ -1,215 +1,163 @@
-"""Steps of a block of subjects as kernels: the size of a trial step, the step, its verdict and the next size.
+"""Steps of a block of subjects as kernels: from the size of a trial step to its verdict, again and again.
 
-Only what happens seldom is left to the driver: stops, outputs, failures, and the next subject of a lane.
+Only what happens seldom is left to the driver: stops, failures, and the next subject of a lane.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
-import numpy as np
 from llvmlite import ir
 
-from mechanistic.native.emit import DOUBLE, VECTOR, Code, Kernels, vector
+from mechanistic.native.block import EMPTY, INFINITY, SPACING, Block, Workspace
+from mechanistic.native.emit import DOUBLE, INDEX, VECTOR, Kernels, vector
+from mechanistic.native.outputs import read
 from mechanistic.native.program import Program
+from mechanistic.native.verdict import decide, judge
 from mechanistic.solve import rodas5p, tsit5
-from mechanistic.solve.control import GOLDEN, LARGEST, PROBE, SAFETY, SMALLEST, UNDERSHOOTS
-from mechanistic.solve.loop import FAR_BEYOND, STIFF_BOUND, STIFF_STEPS
-
-INFINITY = float("inf")
-SPACING = 16 * float(np.finfo(np.float64).eps)
-EMPTY = 1e8 * float(np.finfo(np.float64).tiny)
-"""Steps up to this size count as steps of no length."""
-
-EXPONENT = 1 / 5
-"""Of the error in the step size: both methods have an error estimate of order 4."""
+from mechanistic.solve.control import GOLDEN, PROBE
+from mechanistic.solve.loop import FAR_BEYOND, PROBED, STIFF_BOUND, STIFF_STEPS
 
 RESIDUAL, LEAST = 1e-3, 1e-13
 """Backward error of the linear systems of a step that is allowed, relative to the tolerance, and at least."""
 
-SINGLE = (
-    "active", "time", "stop", "due", "size", "step", "usable", "finish", "ratio", "residual", "below", "culprit",
-    "stiffness", "relative", "point", "diagonal", "previous", "following", "accepted", "arriving", "flag",
-    "undershoots", "attempts", "budget", "nodes", "stiff", "rate", "shadowed", "fresh",
-)  # fmt: skip
-"""Numbers of a lane.
-
-active: 1 where there is a subject. time, stop, due: where it stands, its next stop and its next output. size, step,
-usable: of the next step, of the trial step, and in its place where that is nothing. finish: when the trial step ends.
-ratio, residual: of its error, and of that of its linear systems, to what is allowed. below: 1 where a state falls
-through its floor. culprit: the state that limits it. previous: the ratio of the step before. following: the size that
-is to follow. accepted, arriving: 1 where the step is taken, and where it ends at a stop. flag: 1 where there are
-outputs within the step, 2 where more is wanted of the driver. stiff, undershoots, attempts, nodes: counts. rate: of the
-fastest mode that was found. shadowed: 1 in all lanes where the upper half are shadows of the lower half. fresh: 1 where
-a shadow is to be cast.
-"""
-
-STATE = (
-    "x", "end", "error", "inputs", "scale", "weight", "absolute", "floor", "argument", "before", "right", "slope",
-    "direction",
-)  # fmt: skip
-"""Numbers of a state.
-
-scale, weight: its typical size, and one over it. absolute, floor: error allowed, and least value. direction: in which
-fast modes are looked for.
-"""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """Where a block keeps its numbers: name → index of its first element, all lanes beside each other."""
-
-    places: Mapping[str, int]
-    size: int
-
-    @classmethod
-    def of(cls, program: Program, factors: int) -> "Workspace":
-        """The workspace of a model whose factors have so many entries."""
-        n = program.states
-        sizes = dict.fromkeys(SINGLE, 1) | dict.fromkeys(STATE, n)
-        sizes |= {"constants": program.constants, "held": program.held + program.handles}
-        sizes |= {"stages": 8 * n, "dense": 4 * n, "jacobian": program.entries, "factors": factors}
-        places = {}
-        total = 0
-        for name, count in sizes.items():
-            places[name] = total
-            total += count
-        return cls(places, total)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Code that works on the workspace of a block."""
-
-    code: Code
-    workspace: Workspace
-    base: ir.Value
-    states: int
-
-    def array(self, name: str, element: int = 0) -> ir.Value:
-        """The address of an array of the workspace."""
-        return self.code.at(self.base, self.workspace.places[name] + element)
-
-    def stage(self, number: int) -> ir.Value:
-        return self.array("stages", number * self.states)
-
-    def load(self, name: str, index: ir.Value | int = 0) -> ir.Value:
-        return self.code.load(self.array(name), index)
-
-    def store(self, value: ir.Value, name: str, index: ir.Value | int = 0) -> None:
-        self.code.store(value, self.array(name), index)
-
-    def call(self, name: str, *arguments: ir.Value) -> ir.Value:
-        """An elementary function."""
-        return self.code.functions.apply(self.code.builder, name, list(arguments))
-
-    def number(self, mask: ir.Value) -> ir.Value:
-        """1 where it holds, else 0."""
-        return self.code.builder.select(mask, vector(1.0), vector(0.0))
-
-    def holds(self, name: str) -> ir.Value:
-        """Where a number of the workspace is not 0."""
-        return self.code.builder.fcmp_ordered("!=", self.load(name), vector(0.0))
-
-    @contextmanager
-    def shadowed(self) -> Iterator[None]:
-        """What is appended inside is done where there are shadows."""
-        b = self.code.builder
-        first = b.extract_element(self.load("shadowed"), ir.Constant(ir.IntType(32), 0))
-        with b.if_then(b.fcmp_ordered("!=", first, ir.Constant(DOUBLE, 0.0))):
-            yield
-
-    def rates(self, time: ir.Value, x: ir.Value, result: ir.Value) -> None:
-        """Calls the right-hand side, without inputs."""
-        self.code.call("rates", time, x, self.array("constants"), self.array("held"), result)
-
-    def rates_at(self, node: float, size: ir.Value, argument: ir.Value, result: ir.Value) -> None:
-        """The right-hand side at a node of a step of some size, without inputs."""
-        code = self.code
-        self.store(code.add(self.load("time"), code.mul(vector(node), size)), "point")
-        self.rates(self.array("point"), argument, result)
+__all__ = ["EMPTY", "INFINITY", "SPACING", "Block", "Workspace", "emit_steps", "part_of_scale"]
 
 
 def emit_steps(kernels: Kernels, program: Program, workspace: Workspace) -> None:
     """Adds kernels of the workspace alone; those of `mechanistic.native.shadows` are called.
 
-    `slope`: the right-hand side at the state. `probe`, `turn`: look for the fastest mode, by two turns and by one more.
-    `tsit5_step`, `rodas5p_step`: a trial step and its verdict. `tsit5_dense`, `rodas5p_dense`: coefficients of its
-    dense output. `tsit5_take`, `rodas5p_take`: takes the accepted steps.
+    `slope`: the right-hand side at the state. `turn`: looks for the fastest mode, by one turn more. `tsit5_run`,
+    `rodas5p_run`: trial steps with their verdicts and outputs, up to one that wants the driver, or only one where it is
+    pausing; the last one is neither read nor taken. `…_read`: states at the outputs within the accepted steps.
+    `…_dense`: coefficients of dense output. `…_take`: takes the accepted steps.
     """
     bodies: dict[str, Any] = {
-        "slope": _slope,
-        "turn": _turn,
-        "probe": _probe,
-        "tsit5_step": _tsit5,
+        "slope": lambda block: _slope(block, program),
+        "turn": lambda block: _turn(block, program),
+        "tsit5_read": lambda block: read(block, explicit=True),
         "tsit5_dense": _tsit5_dense,
         "tsit5_take": lambda block: _take(block, explicit=True),
-        "rodas5p_step": lambda block: _rodas5p(block, program),
+        "tsit5_run": lambda block: _run(block, program, explicit=True),
+        "rodas5p_read": lambda block: read(block, explicit=False),
         "rodas5p_dense": _rodas5p_dense,
         "rodas5p_take": lambda block: _take(block, explicit=False),
+        "rodas5p_run": lambda block: _run(block, program, explicit=False),
     }
     for name, body in bodies.items():
         with kernels.function(name, 1) as (code, (base,)):
             body(Block(code, workspace, base, program.states))
 
 
-def _slope(block: Block) -> None:
-    code = block.code
-    block.rates(block.array("time"), block.array("x"), block.array("slope"))
-    with code.loop(block.states) as i:
-        block.store(code.add(block.load("slope", i), block.load("inputs", i)), "slope", i)
+def _run(block: Block, program: Program, *, explicit: bool) -> None:
+    """Steps until the driver is wanted."""
+    b, method = block.code.builder, "tsit5" if explicit else "rodas5p"
+    again = b.append_basic_block("again")
+    b.branch(again)
+    b.position_at_end(again)
+    if explicit:
+        with block.shadowed():
+            _look_for_fast_modes(block)
+        _tsit5(block, program)
+    else:
+        _rodas5p(block, program)
+    flag = block.load("flag")
+    wanted = block.anywhere(b.fcmp_ordered(">", flag, vector(1.0)))
+    block.forget()
+    goes_on, done = b.append_basic_block("goes_on"), b.append_basic_block("done")
+    b.cbranch(b.or_(wanted, block.set("pausing")), done, goes_on)
+    b.position_at_end(goes_on)
+    with b.if_then(block.anywhere(b.fcmp_ordered("!=", flag, vector(0.0)))):
+        block.code.call(f"{method}_read", block.base)
+    _take(block, explicit=explicit)
+    b.branch(again)
+    b.position_at_end(done)
 
 
-def part_of_scale(block: Block, i: ir.Value) -> ir.Value:
+def _slope(block: Block, program: Program) -> None:
+    block.slopes(program, block.load("time"), "x", "slope")
+    for i in block.each():
+        block.store(block.code.add(block.load("slope", i), block.load("inputs", i)), "slope", i)
+
+
+# Fast modes
+
+
+def part_of_scale(block: Block, i: ir.Value | int) -> ir.Value:
     """A part of the scale of a state, another one for each."""
     b = block.code.builder
-    part = block.code.everywhere(b.fmul(b.sitofp(i, DOUBLE), ir.Constant(DOUBLE, GOLDEN)))
+    index = ir.Constant(INDEX, i) if isinstance(i, int) else i
+    part = block.code.everywhere(b.fmul(b.sitofp(index, DOUBLE), ir.Constant(DOUBLE, GOLDEN)))
     return b.fadd(vector(0.5), b.fsub(part, block.call("floor", part)))
 
 
-def _probe(block: Block) -> None:
-    """Two turns of the power method from a first direction; see `mechanistic.solve.control.fastest_rate`."""
-    with block.code.loop(block.states) as i:
-        block.store(part_of_scale(block, i), "direction", i)
-    for _ in range(2):
-        block.code.call("turn", block.base)
+def _look_for_fast_modes(block: Block) -> None:
+    """Looks for fast modes that are at rest; see `mechanistic.solve.control.fastest_rate`."""
+    code, b, n = block.code, block.code.builder, block.states
+    attempts = block.load("attempts")
+    rest = b.fsub(attempts, b.fmul(vector(float(PROBED)), block.call("floor", b.fmul(attempts, vector(1 / PROBED)))))
+    wanted = b.select(b.fcmp_ordered("==", rest, vector(0.0)), block.load("active"), vector(0.0))
+    with b.if_then(block.anywhere(b.fcmp_ordered("!=", wanted, vector(0.0)))):
+        for i in block.each():
+            block.store(part_of_scale(block, i), "direction", i)
+        for _ in range(2):
+            code.call("turn", block.base)
+        block.forget()
+        suspected = _suspected(block, wanted)
+        with b.if_then(block.anywhere(b.fcmp_ordered("!=", suspected, vector(0.0)))):
+            # Fast modes, or the growth of states of unlike scales along a chain, which ends after so many turns.
+            with code.loop(n):
+                code.call("turn", block.base)
+            with code.span(0, n, vector(0.0)) as span:
+                code.call("turn", block.base)
+                span.carried[0] = b.fadd(span.carried[0], block.call("log", block.load("rate")))
+            block.store(block.call("exp", b.fmul(span.carried[0], vector(1 / max(n, 1)))), "rate")
+            count = b.fmul(_suspected(block, suspected), vector(float(STIFF_STEPS + 1)))
+            block.store(b.fadd(block.load("stiff"), count), "stiff")
+            block.forget()
 
 
-def _turn(block: Block) -> None:
+def _suspected(block: Block, wanted: ir.Value) -> ir.Value:
+    """1 where the mode that was found is too fast for the step, among the lanes that are wanted."""
+    b = block.code.builder
+    step = block.smaller(block.load("size"), b.fsub(block.load("stop"), block.load("time")))
+    fast = b.fcmp_ordered(">", b.fmul(block.load("rate"), step), vector(FAR_BEYOND * STIFF_BOUND))
+    return b.select(fast, wanted, vector(0.0))
+
+
+def _turn(block: Block, program: Program) -> None:
     """One turn by differences: `direction` becomes what the Jacobian makes of it, and `rate` its growth."""
     code, b = block.code, block.code.builder
-    total = b.alloca(VECTOR)
+    total = block.variable(0.0)
 
-    def size(i: ir.Value) -> ir.Value:
-        return block.call("max", block.load("scale", i), block.call("abs", block.load("x", i)))
+    def size(i: ir.Value | int) -> ir.Value:
+        return block.call("max", block.load("scale", i), code.magnitude(block.load("x", i)))
 
     def gather(values: Any) -> ir.Value:
         b.store(vector(0.0), total)
-        with code.loop(block.states) as i:
+        for i in block.each():
             value = values(i)
             b.store(code.add(b.load(total, typ=VECTOR), code.mul(value, value)), total)
         return block.call("sqrt", b.load(total, typ=VECTOR))
 
     length = b.fdiv(vector(PROBE), gather(lambda i: block.load("direction", i)))
-    with code.loop(block.states) as i:
+    for i in block.each():
         moved = code.mul(code.mul(size(i), block.load("direction", i)), length)
         block.store(code.add(block.load("x", i), moved), "argument", i)
-    block.rates(block.array("time"), block.array("argument"), block.array("right"))
+    block.slopes(program, block.load("time"), "argument", "right")
 
-    def change(i: ir.Value) -> ir.Value:
-        slope = code.sub(code.load(block.stage(0), i), block.load("inputs", i))
+    def change(i: ir.Value | int) -> ir.Value:
+        slope = code.sub(block.load("stages", i), block.load("inputs", i))
         value = b.fdiv(code.sub(block.load("right", i), slope), size(i))
         block.store(value, "right", i)
         return value
 
     grown = gather(change)
     somewhere = b.fcmp_ordered(">", grown, vector(0.0))
-    with code.loop(block.states) as i:
+    for i in block.each():
         block.store(b.select(somewhere, block.load("right", i), block.load("direction", i)), "direction", i)
     block.store(code.mul(vector(1 / PROBE), grown), "rate")
+
+
+# Steps
 
 
 def _choose_size(block: Block, *, explicit: bool) -> None:
@@ -222,7 +170,7 @@ def _choose_size(block: Block, *, explicit: bool) -> None:
     usable = step
     if not explicit:
         # The linear system of a step of no length would overflow.
-        shortest = code.mul(vector(rodas5p.SHORTEST), code.add(vector(1.0), block.call("abs", time)))
+        shortest = code.mul(vector(rodas5p.SHORTEST), code.add(vector(1.0), code.magnitude(time)))
         usable = b.select(b.fcmp_ordered("<=", step, vector(EMPTY)), shortest, step)
     block.store(step, "step")
     block.store(usable, "usable")
@@ -230,99 +178,109 @@ def _choose_size(block: Block, *, explicit: bool) -> None:
     block.store(b.select(arriving, stop, b.fadd(time, step)), "finish")
 
 
-def _tsit5(block: Block) -> None:
+def _tsit5(block: Block, program: Program) -> None:
     """A step from the first stage, which is known; leaves all seven."""
     code, b = block.code, block.code.builder
-    _choose_size(block, explicit=True)
-    size = block.load("usable")
     with block.shadowed():
         # A shadow may have been brought back since the last stage of its last step.
         code.call("slope", block.base)
-        with code.loop(block.states) as i:
-            code.store(block.load("slope", i), block.stage(0), i)
+        for i in block.each():
+            block.store(block.load("slope", i), "stages", i)
+    _choose_size(block, explicit=True)
+    size, time = block.load("usable"), block.load("time")
     for stage, (node, row) in enumerate(zip(tsit5.C, tsit5.A, strict=True)):
         if stage == 0:
             continue
-        target = block.array("end" if stage == 6 else "before" if stage == 5 else "argument")
-        with code.loop(block.states) as i:
-            total = code.combine(row, [code.load(block.stage(j), i) for j in range(stage)])
-            code.store(code.add(block.load("x", i), code.mul(size, total)), target, i)
-        block.rates_at(node, size, target, block.stage(stage))
-        with code.loop(block.states) as i:
-            code.store(code.add(code.load(block.stage(stage), i), block.load("inputs", i)), block.stage(stage), i)
-    slope, moved = (b.alloca(VECTOR) for _ in range(2))
-    for place in (slope, moved):
-        b.store(vector(0.0), place)
-    with code.loop(block.states) as i:
-        stages = [code.load(block.stage(j), i) for j in range(7)]
+        target = "end" if stage == 6 else "before" if stage == 5 else "argument"
+        for i in block.each():
+            total = code.combine(row, block.stages(stage, i))
+            block.store(code.multiply_add(size, total, block.load("x", i)), target, i)
+        block.slopes(program, code.add(time, code.mul(vector(node), size)), target, "stages", stage)
+        for i in block.each():
+            value = b.fadd(block.load("stages", i, stage), block.load("inputs", i))
+            block.store(value, "stages", i, stage)
+    slope, moved = block.variable(0.0), block.variable(0.0)
+    for i in block.each():
+        stages, weight = block.stages(7, i), block.load("weight", i)
         block.store(code.mul(size, code.combine(tsit5.ERROR, stages)), "error", i)
-        weight = block.load("weight", i)
         changes = code.sub(stages[6], stages[5]), code.sub(block.load("end", i), block.load("before", i))
         for place, change in zip((slope, moved), changes, strict=True):
             part = code.mul(change, weight)
             b.store(code.add(b.load(place, typ=VECTOR), code.mul(part, part)), place)
     norms = [block.call("sqrt", b.load(place, typ=VECTOR)) for place in (slope, moved)]
-    block.store(b.fdiv(code.mul(size, norms[0]), block.call("max", norms[1], vector(1e-300))), "stiffness")
-    _judge(block)
+    block.store(b.fdiv(code.mul(size, norms[0]), block.larger(norms[1], vector(1e-300))), "stiffness")
+    judge(block)
     with block.shadowed():
         code.call("judge_both", block.base)
-    _decide(block, explicit=True)
+    decide(block, explicit=True)
 
 
 def _tsit5_dense(block: Block) -> None:
     """Coefficients of θ, θ², θ³, θ⁴ in `x(θ) - x`."""
     code = block.code
     size = block.load("usable")
-    with code.loop(block.states) as i:
-        stages = [code.load(block.stage(j), i) for j in range(7)]
+    for i in block.each():
+        stages = block.stages(7, i)
         for power in range(4):
             weights = [row[power] for row in tsit5.DENSE]
-            place = block.array("dense", power * block.states)
-            code.store(code.mul(size, code.combine(weights, stages)), place, i)
+            block.store(code.mul(size, code.combine(weights, stages)), "dense", i, power)
 
 
 def _rodas5p(block: Block, program: Program) -> None:
-    code, b, n = block.code, block.code.builder, block.states
+    code, b = block.code, block.code.builder
     _choose_size(block, explicit=False)
-    size = block.load("usable")
+    size, time = block.load("usable"), block.load("time")
     inverse = b.fdiv(vector(1.0), size)
     block.store(b.fdiv(vector(1.0), code.mul(vector(rodas5p.GAMMA), size)), "diagonal")
     code.call("linearise", block.array("time"), block.array("x"), block.array("constants"), block.array("held"),
               block.array("slope"), block.array("jacobian"))  # fmt: skip
     code.call("factor", block.array("jacobian"), block.array("diagonal"), block.array("factors"))
-    with code.loop(n) as i:
-        slope = code.add(block.load("slope", i), block.load("inputs", i))
+    for i in block.each():
+        slope = b.fadd(code.load(block.array("slope"), i), block.load("inputs", i))
         block.store(slope, "slope", i)
         block.store(slope, "right", i)
-    for stage, (node, row, links) in enumerate(zip(rodas5p.C, rodas5p.A, rodas5p.COUPLING, strict=True)):
+    for stage in range(len(rodas5p.C)):
         if stage > 0:
-            with code.loop(n) as i:
-                total = code.combine(row, [code.load(block.stage(j), i) for j in range(stage)])
-                block.store(code.add(block.load("x", i), total), "argument", i)
-            block.rates_at(node, size, block.array("argument"), block.array("right"))
-            with code.loop(n) as i:
-                linked = code.mul(inverse, code.combine(links, [code.load(block.stage(j), i) for j in range(stage)]))
-                driven = code.add(block.load("right", i), block.load("inputs", i))
-                block.store(code.add(driven, linked), "right", i)
+            _rodas5p_right(block, program, stage, time, inverse)
         _add_time_derivative(block, program, rodas5p.D[stage])
         code.call("solve", block.array("factors"), block.array("right"), block.stage(stage))
         if stage == 0:
             code.call("residual", block.array("jacobian"), block.array("diagonal"), block.array("right"),
                       block.stage(0), block.array("weight"), block.array("residual"))  # fmt: skip
-    with code.loop(n) as i:
-        last = code.load(block.stage(7), i)
+    for i in block.each():
+        last = block.load("stages", i, 7)
         block.store(code.add(block.load("argument", i), last), "end", i)
         block.store(last, "error", i)
     block.store(vector(0.0), "stiffness")
-    _judge(block)
+    judge(block)
     with block.shadowed():
         code.call("judge_both", block.base)
     # Factors without pivoting may be far off. Then the step is rejected, and a shorter one makes the diagonal dominant.
-    allowed = block.call("max", code.mul(vector(RESIDUAL), block.load("relative")), vector(LEAST))
+    allowed = block.larger(code.mul(vector(RESIDUAL), block.load("relative")), vector(LEAST))
     solved = b.fcmp_ordered("<", block.load("residual"), allowed)
     block.store(b.select(solved, block.load("ratio"), vector(INFINITY)), "ratio")
     _pass_nothing(block)
-    _decide(block, explicit=False)
+    decide(block, explicit=False)
+
+
+def _rodas5p_right(block: Block, program: Program, stage: int, time: ir.Value, inverse: ir.Value) -> None:
+    """The right-hand side of the linear system of a stage after the first."""
+    code, b = block.code, block.code.builder
+    row, links = rodas5p.A[stage], rodas5p.COUPLING[stage]
+    # The rows of A from the sixth on each extend the one before.
+    longer = stage > 1 and row[:-1] == rodas5p.A[stage - 1]
+    for i in block.each():
+        stages = block.stages(stage, i)
+        if longer:
+            argument = code.add(block.load("argument", i), code.combine(row[-1:], stages[-1:]))
+        else:
+            argument = code.add(block.load("x", i), code.combine(row, stages))
+        block.store(argument, "argument", i)
+        block.store(code.multiply_add(inverse, code.combine(links, stages), block.load("inputs", i)), "linked", i)
+    node = code.add(time, code.mul(vector(rodas5p.C[stage]), block.load("usable")))
+    block.slopes(program, node, "argument", "right")
+    for i in block.each():
+        block.store(b.fadd(block.load("right", i), block.load("linked", i)), "right", i)
 
 
 def _add_time_derivative(block: Block, program: Program, weight: float) -> None:
@@ -331,7 +289,7 @@ def _add_time_derivative(block: Block, program: Program, weight: float) -> None:
     code = block.code
     scaled = code.mul(vector(weight), block.load("usable"))
     for entry, state in enumerate(program.timed, start=len(program.rows)):
-        change = code.mul(scaled, block.load("jacobian", entry))
+        change = code.mul(scaled, code.load(block.array("jacobian"), entry))
         block.store(code.add(block.load("right", state), change), "right", state)
 
 
@@ -340,125 +298,40 @@ def _pass_nothing(block: Block) -> None:
     code, b = block.code, block.code.builder
     step = block.load("step")
     empty = b.fcmp_ordered("<=", step, vector(EMPTY))
-    with code.loop(block.states) as i:
-        straight = code.add(block.load("x", i), code.mul(step, block.load("slope", i)))
-        block.store(b.select(empty, straight, block.load("end", i)), "end", i)
-    for name in ("ratio", "below"):
-        block.store(b.select(empty, vector(0.0), block.load(name)), name)
+    block.forget()
+    with b.if_then(block.anywhere(empty)):
+        for i in block.each():
+            straight = code.add(block.load("x", i), code.mul(step, block.load("slope", i)))
+            block.store(b.select(empty, straight, block.load("end", i)), "end", i)
+        for name in ("ratio", "below"):
+            block.store(b.select(empty, vector(0.0), block.load(name)), name)
+    block.forget()
 
 
 def _rodas5p_dense(block: Block) -> None:
     """x + θ ((end - x) + (1 - θ) (first + θ (second + θ third))), multiplied out."""
-    code, n = block.code, block.states
-    with code.loop(n) as i:
-        stages = [code.load(block.stage(j), i) for j in range(8)]
+    code = block.code
+    for i in block.each():
+        stages = block.stages(8, i)
         first, second, third = (code.combine(row, stages) for row in rodas5p.DENSE)
         change = code.sub(block.load("end", i), block.load("x", i))
         powers = (code.add(change, first), code.sub(second, first), code.sub(third, second), code.builder.fneg(third))
         for power, value in enumerate(powers):
-            code.store(value, block.array("dense", power * n), i)
-
-
-def _judge(block: Block) -> None:
-    """Error over tolerance in the maximum norm, its state, and whether a state falls through its floor."""
-    code, b = block.code, block.code.builder
-    ratio, culprit, below = (b.alloca(VECTOR) for _ in range(3))
-    for place, start in ((ratio, -1.0), (culprit, 0.0), (below, 0.0)):
-        b.store(vector(start), place)
-    relative = block.load("relative")
-    with code.loop(block.states) as i:
-        x, end, floor = (block.load(name, i) for name in ("x", "end", "floor"))
-        larger = block.call("max", block.call("abs", x), block.call("abs", end))
-        allowed = code.add(block.load("absolute", i), code.mul(relative, larger))
-        share = b.fdiv(block.call("abs", block.load("error", i)), allowed)
-        # What is not a number, or not finite, is as wrong as can be: `allowed` is NaN or infinite where `end` is.
-        right = b.fcmp_ordered("<", block.call("abs", b.fadd(end, share)), vector(INFINITY))
-        share = b.select(right, share, vector(INFINITY))
-        before = b.load(ratio, typ=VECTOR)
-        worse = b.fcmp_ordered(">", share, before)
-        b.store(b.select(worse, share, before), ratio)
-        state = code.everywhere(b.sitofp(i, DOUBLE))
-        b.store(b.select(worse, state, b.load(culprit, typ=VECTOR)), culprit)
-        falls = b.select(b.fcmp_ordered("<", end, floor), vector(1.0), vector(0.0))
-        falls = b.select(b.fcmp_ordered(">=", x, floor), falls, vector(0.0))
-        b.store(block.call("max", falls, b.load(below, typ=VECTOR)), below)
-    for place, name in ((ratio, "ratio"), (culprit, "culprit"), (below, "below")):
-        block.store(b.load(place, typ=VECTOR), name)
-
-
-def _decide(block: Block, *, explicit: bool) -> None:
-    """Whether the step is taken, what size is to follow, and whether the driver is wanted.
-
-    See `factor` of `mechanistic.solve.control` and the loop of `mechanistic.solve.loop`.
-    """
-    code, b = block.code, block.code.builder
-    zero, one = vector(0.0), vector(1.0)
-    ratio, undershoots, step = (block.load(name) for name in ("ratio", "undershoots", "step"))
-    finite = b.fcmp_ordered("<", ratio, vector(INFINITY))
-    undershot = b.select(b.fcmp_ordered("<", undershoots, vector(float(UNDERSHOOTS))), block.load("below"), zero)
-    undershot = b.select(finite, undershot, zero)
-    below = b.fcmp_ordered("!=", undershot, zero)
-    accepted = b.select(below, zero, block.number(b.fcmp_ordered("<=", ratio, one)))
-    taken = b.fcmp_ordered("!=", accepted, zero)
-    block.store(accepted, "accepted")
-    count = b.select(below, vector(2.0), vector(-1.0))
-    block.store(block.call("max", zero, b.fadd(undershoots, count)), "undershoots")
-
-    error = block.call("log", block.call("max", ratio, vector(1e-10)))
-    before = block.call("log", block.call("max", block.load("previous"), vector(1e-4)))
-    grow = code.add(code.mul(vector(-0.85 * EXPONENT), error), code.mul(vector(0.2 * EXPONENT), before))
-    power = block.call("exp", b.select(taken, grow, code.mul(vector(-EXPONENT), error)))
-    change = code.mul(vector(SAFETY), power)
-    change = b.select(taken, change, block.call("min", change, vector(0.9)))
-    change = block.call("min", block.call("max", change, vector(SMALLEST)), vector(LARGEST))
-    change = b.select(finite, change, vector(SMALLEST))
-    change = b.select(below, vector(0.25), change)
-    following = b.fmul(step, change)
-    arrived = b.select(taken, block.load("arriving"), zero)
-    stopped = b.fcmp_ordered("!=", arrived, zero)
-    # A step that was cut short by a stop says nothing of how long the next one may be.
-    following = b.select(stopped, block.call("max", block.load("size"), following), following)
-    block.store(following, "following")
-    block.store(b.fadd(block.load("attempts"), one), "attempts")
-    if explicit:
-        _count_stiff(block, taken)
-
-    time = b.select(taken, block.load("finish"), block.load("time"))
-    least = b.fmul(vector(SPACING), block.call("max", block.call("abs", time), vector(1e-30)))
-    reading = b.select(b.fcmp_ordered("<", block.load("due"), block.load("finish")), accepted, zero)
-    short = b.select(stopped, zero, block.number(b.fcmp_ordered("<=", following, least)))
-    spent = block.number(b.fcmp_ordered(">=", block.load("attempts"), block.load("budget")))
-    stiff = block.number(b.fcmp_ordered(">=", block.load("stiff"), vector(float(STIFF_STEPS))))
-    flag = arrived
-    for reason in (short, spent, stiff):
-        flag = block.call("max", flag, reason)
-    flag = block.call("max", reading, b.fmul(vector(2.0), flag))
-    block.store(b.fmul(flag, block.load("active")), "flag")
-
-
-def _count_stiff(block: Block, taken: ir.Value) -> None:
-    """Counts steps at the border of stability."""
-    b = block.code.builder
-    stiffness, count = block.load("stiffness"), block.load("stiff")
-    change = b.select(b.fcmp_ordered(">", stiffness, vector(STIFF_BOUND)), vector(1.0), vector(-1.0))
-    beyond = b.fcmp_ordered(">", stiffness, vector(FAR_BEYOND * STIFF_BOUND))
-    change = b.select(beyond, vector(float(STIFF_STEPS)), change)
-    counted = block.call("max", vector(0.0), b.fadd(count, change))
-    block.store(b.select(taken, counted, count), "stiff")
+            block.store(value, "dense", i, power)
 
 
 def _take(block: Block, *, explicit: bool) -> None:
     """Moves the lanes whose step is accepted to its end; all go on with the size that is to follow."""
-    code, b = block.code, block.code.builder
+    b = block.code.builder
     taken = block.holds("accepted")
-    with code.loop(block.states) as i:
+    for i in block.each():
         block.store(b.select(taken, block.load("end", i), block.load("x", i)), "x", i)
         if explicit:
-            first, last = (code.load(block.stage(j), i) for j in (0, 6))
-            code.store(b.select(taken, last, first), block.stage(0), i)
+            block.store(b.select(taken, block.load("stages", i, 6), block.load("stages", i)), "stages", i)
     with block.shadowed():
-        code.call("follow", block.base)
+        block.code.call("follow", block.base)
     block.store(block.load("following"), "size")
-    for name, value in (("time", block.load("finish")), ("previous", block.load("ratio"))):
-        block.store(b.select(taken, value, block.load(name)), name)
+    taken = block.holds("accepted")
+    for name, value in (("time", "finish"), ("previous", "logarithm")):
+        block.store(b.select(taken, block.load(value), block.load(name)), name)
     block.store(b.fadd(block.load("nodes"), block.load("accepted")), "nodes")

@@ -186,17 +186,19 @@ def power_of_two(shifted: Vector) -> Vector:
     return shifted.from_bits(builder.add(exponent, shifted.words(BIAS << FRACTION_BITS)))
 
 
-def split_exponent(x: Vector) -> tuple[Vector, Vector]:
-    """Whole `k` and `m` from √½ to √2 with `x = 2^k m`, for every positive finite x, subnormal ones too."""
+def split_exponent(x: Vector, *, tiny: bool = True) -> tuple[Vector, Vector]:
+    """Whole `k` and `m` from √½ to √2 with `x = 2^k m`, for every positive finite x, subnormal ones if `tiny`."""
     builder = x.builder
-    tiny = x < 2.0**-1022
-    bits = tiny.choose(x * 2.0**54, x).bits()
+    bits, offset = x.bits(), x.number(2.0**FRACTION_BITS + BIAS)
+    if tiny:
+        subnormal = x < 2.0**-1022
+        bits = subnormal.choose(x * 2.0**54, x).bits()
+        offset = subnormal.choose(2.0**FRACTION_BITS + BIAS + 54, offset)
     one = BIAS << FRACTION_BITS
     biased = builder.add(bits, x.words(one - bit_pattern(0.5**0.5)))
     # Or-ing the exponent into the fraction of 2^52 makes it a float64, as AVX2 cannot convert.
     field = builder.lshr(biased, x.words(FRACTION_BITS))
     whole = x.from_bits(builder.or_(field, x.words(bit_pattern(2.0**FRACTION_BITS))))
-    k = whole - tiny.choose(2.0**FRACTION_BITS + BIAS + 54, 2.0**FRACTION_BITS + BIAS)
     exponent = builder.and_(biased, x.words(-1 << FRACTION_BITS))
     m = x.from_bits(builder.add(builder.sub(bits, exponent), x.words(one)))
-    return k, m
+    return whole - offset, m

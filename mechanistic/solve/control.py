@@ -10,6 +10,9 @@ from mechanistic.solve.problem import Tolerance
 
 SAFETY = 0.9
 SMALLEST, LARGEST = 0.2, 10.0
+LEAST_RATIO, LEAST_BEFORE = 1e-10, 1e-4
+"""A smaller ratio of error to tolerance counts as this one: of a step, and of the step before."""
+
 GOLDEN = 0.6180339887498949
 PROBE = 1e-6
 """Length of the differences of `fastest_rate`, in scales."""
@@ -64,8 +67,8 @@ def judge(
 def factor(method: AbstractMethod, verdict: Verdict, before: Tensor) -> Tensor:
     """What to multiply the step by: PI control (Hairer & Wanner, Solving ODEs II, IV.2), with the weights of DOPRI5."""
     exponent = 1 / (method.error_order + 1)
-    ratio = verdict.ratio.clamp_min(1e-10)
-    grow = SAFETY * ratio ** (-0.85 * exponent) * before.clamp_min(1e-4) ** (0.2 * exponent)
+    ratio = verdict.ratio.clamp_min(LEAST_RATIO)
+    grow = SAFETY * ratio ** (-0.85 * exponent) * before.clamp_min(LEAST_BEFORE) ** (0.2 * exponent)
     shrink = (SAFETY * ratio**-exponent).clamp(max=0.9)
     change = torch.where(verdict.accepted, grow, torch.where(verdict.ratio.isfinite(), shrink, 0.1))
     return torch.where(verdict.undershot, 0.25, change.clamp(SMALLEST, LARGEST))

@@ -24,7 +24,7 @@ BRISK = 0.2
 """Part of the step size before an event with which a subject goes on after it."""
 
 PROBED = 8
-"""Every so many steps these modes are looked for."""
+"""Every so many steps these modes are looked for, where a derivative may be asked for."""
 
 
 def solve_by_steps(method: AbstractMethod, problem: Problem) -> Outcome:
@@ -160,7 +160,7 @@ class _Run:
         if self.shadowed:
             pair = step_both(method, rhs, clocks.t, clocks.x, clocks.shadow, size)
         step = method.step(rhs, clocks.t, clocks.x, size, first) if pair is None else pair.step
-        if step.stiffness is not None and self.attempts % PROBED == 0:
+        if step.stiffness is not None and self.shadowed and self.attempts % PROBED == 0:
             suspect = FAR_BEYOND * STIFF_BOUND / size
             rate = fastest_rate(rhs, clocks.t, clocks.x, step.stages[0], self.scales, suspect)
             step = step._replace(stiffness=torch.maximum(step.stiffness, size * rate))

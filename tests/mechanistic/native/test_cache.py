@@ -58,7 +58,7 @@ def addresses() -> list[int]:
     build._library.cache_clear()
     forward = build.build_forward(program())
     assert forward is not None
-    return [forward.address(name) for name in ("prepare", "tsit5_step")]
+    return [forward.address(name) for name in ("prepare", "tsit5_run")]
 
 
 def test_what_is_on_disk_is_not_compiled(kept: Path, compiled: list[int]):
@@ -73,10 +73,10 @@ def test_only_what_a_method_needs_is_compiled(kept: Path, compiled: list[int]):
     forward = build.build_forward(program())
     assert forward is not None
     assert not compiled
-    forward.address("tsit5_step")
+    forward.address("tsit5_run")
     forward.address("tsit5_take")
     assert len(compiled) == 2
-    forward.address("rodas5p_step")
+    forward.address("rodas5p_run")
     assert len(compiled) == 4
 
 
@@ -252,7 +252,7 @@ def test_processes_that_start_at_once_share_what_they_compile(kept: Path, compil
         from mechanistic.native.program import Program
         cache._surroundings = lambda: b"here"
         forward = build.build_forward(Program.of(RateField(library.two_compartment_oral())))
-        assert all(forward.address(name) for name in ("prepare", "tsit5_step"))
+        assert all(forward.address(name) for name in ("prepare", "tsit5_run"))
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     processes = [subprocess.Popen(command) for _ in range(2)]
