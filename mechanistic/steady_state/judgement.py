@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mechanistic.field import AbstractVectorField
 from mechanistic.solve.problem import Tolerance
-from mechanistic.steady_state.newton import Balance, Polished, is_regular, polish, spectrum
+from mechanistic.steady_state.newton import Balance, Polished, edge, is_regular, polish, spectrum
 from mechanistic.steady_state.result import RestStatus
 
 UNDECIDED: Final = -1
@@ -70,13 +70,12 @@ def judge(balance: Balance, x: Tensor, elapsed: Tensor, patient: Tensor, toleran
     if len(rows):
         part, at = balance.select(rows), states[rows]
         real, norm = spectrum(part, at)
-        # Eigenvalues are known to rounding of the largest.
-        edge = 100 * torch.finfo(x.dtype).eps * norm
+        zero = edge(norm, x.dtype)
         growth[rows] = real
-        stable = near[rows] & (real < -edge)
+        stable = near[rows] & (real < -zero)
         regular = stable & is_regular(part, at)
-        escaping = still[rows] & (real > edge) & (real * elapsed[rows] > ESCAPED)
-        resting = still[rows] & ~(real > edge) & patient[rows]
+        escaping = still[rows] & (real > zero) & (real * elapsed[rows] > ESCAPED)
+        resting = still[rows] & ~(real > zero) & patient[rows]
         decided = torch.full_like(rows, UNDECIDED)
         decided[escaping] = RestStatus.UNSTABLE
         decided[resting | (stable & still[rows] & patient[rows])] = RestStatus.SINGULAR

@@ -129,6 +129,11 @@ def spectrum(balance: Balance, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(finite, largest, torch.nan), norm
 
 
+def edge(norm: Tensor | float, dtype: torch.dtype) -> Tensor | float:
+    """How large an eigenvalue may be that is zero up to rounding, from the size of the Jacobian."""
+    return 100 * torch.finfo(dtype).eps * norm
+
+
 def is_regular(balance: Balance, x: Tensor) -> Tensor:
     """Whether the equations determine the rest to first order, bool `(row,)`.
 

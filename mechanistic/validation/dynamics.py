@@ -1,13 +1,13 @@
 """Checks of what the model does: the simulation, its totals, its lowest values, stiffness and steady state."""
 
-from dataclasses import replace
-from typing import NamedTuple
-
 import numpy as np
 import torch
 
 from mechanistic.conservation import conserved_totals
 from mechanistic.solve.problem import Status
+from mechanistic.steady_state.judgement import modes
+from mechanistic.steady_state.newton import Balance, edge, polish, spectrum
+from mechanistic.steady_state.totals import totals_at
 from mechanistic.validation.case import Case
 from mechanistic.validation.report import Check, Verdict
 
@@ -29,7 +29,6 @@ SETTLED = 1e-3
 NEAR_SETTLED = 0.1
 """Below this fraction, Newton's method is tried from the end of the simulation."""
 
-NEWTON_STEPS = 30
 CONVERGED = 1e-9
 ZERO = 1e-9
 """Eigenvalues smaller than this multiple of the largest are zero up to rounding."""
@@ -131,105 +130,63 @@ def steady_state(case: Case) -> Check:
     name = "steady state"
     if not case.is_ordinary:
         return Check(name, Verdict.OPEN, _NOT_ORDINARY)
-    solution = case.solved
-    rest = _Rest(case)
-    end = solution.states.detach()[-1].numpy()
-    if not end.size:
+    end = case.solved.states.detach()[-1:]
+    if not end.numel():
         return Check(name, Verdict.OPEN, "There is no state.")
-    shares = rest.shares(end)
-    moving = int(np.argmax(shares))
+    balance = _balance(case, end)
+    shares = _shares(case, balance, end)
+    moving = int(shares.argmax())
     state, share = case.model.state_names[moving], float(shares[moving])
     numbers = {"residual at the horizon": share}
     if not share <= NEAR_SETTLED:
         change = f"{share:.2g} times its size in another horizon"
         sentence = f"None by then: at its rate at the horizon, `{state}` would change by {change}."
         return Check(name, Verdict.OPEN, sentence, numbers)
-    polished = rest.newton(end)
+    with torch.no_grad():
+        polished = polish(balance, end)
+        residual = float(_shares(case, balance, polished.states).max())
+        found = bool(polished.states.isfinite().all()) and float(polished.last) < CONVERGED and residual < SETTLED
+        largest, norm = (float(part) for part in spectrum(balance, polished.states if found else end))
     left = f"the simulation is within {share:.1e} of one (`{state}`)"
-    if polished is None:
+    settled = "Approached" if share <= SETTLED else "Near, and still approached"
+    if not found and not abs(largest) <= ZERO * norm:
         sentence = f"Not found: {left}, but Newton's method does not converge from there."
         return Check(name, Verdict.OPEN, sentence, numbers)
-    residual = float(rest.shares(polished).max())
-    growth = rest.growth(polished)
-    numbers |= {"residual": residual, "largest real part": growth}
-    settled = "Approached" if share <= SETTLED else "Near, and still approached"
-    kind, verdict = _stability(growth, rest.fastest(polished))
+    if not found:
+        # Newton's method cannot choose one of a continuum.
+        sentence = f"{settled}: {left}; {CONTINUUM}."
+        return Check(name, Verdict.GOOD, sentence, numbers | {"largest real part": largest})
+    numbers |= {"residual": residual, "largest real part": largest}
+    kind, verdict = _stability(largest, norm)
     sentence = f"{settled}: {left}; Newton's method brings that to {residual:.0e}; {kind}."
     return Check(name, verdict, sentence, numbers)
 
 
-def _stability(growth: float, fastest: float) -> tuple[str, Verdict]:
-    if np.isnan(growth):
+CONTINUUM = "neither stable nor unstable: it is one of a continuum"
+
+
+def _stability(growth: float, norm: float) -> tuple[str, Verdict]:
+    if growth == -np.inf:
         return "every mode is conserved", Verdict.GOOD
-    if abs(growth) <= ZERO * fastest:
-        return "neither stable nor unstable: it is one of a continuum", Verdict.GOOD
+    if abs(growth) <= edge(norm, torch.float64):
+        return CONTINUUM, Verdict.GOOD
     value = f"largest real part of the eigenvalues {growth:.2g}"
     return (f"stable: {value}", Verdict.GOOD) if growth < 0 else (f"not stable: {value}", Verdict.LOOK)
 
 
-class _Totals(NamedTuple):
-    weights: np.ndarray
-    values: np.ndarray
+def _balance(case: Case, x: torch.Tensor) -> Balance:
+    """The equations of rest at the horizon for the totals of a state, `(1, state)`; time and conditions held."""
+    p = case.solved.parameters.detach()[None]
+    t = p.new_tensor([case.horizon.end])
+    with torch.no_grad():
+        held = modes(case.field, t, x, p)
+        return Balance(case.field, t, p, held, totals_at(case.field, t, x, p, held), x)
 
 
-class _Rest:
-    """The equations of a steady state at the horizon, in multiples of each state's size."""
-
-    def __init__(self, case: Case) -> None:
-        self._case = case
-        self._end = case.horizon.end
-        self._scales = case.field.scales.numpy()
-        index = {state: i for i, state in enumerate(case.model.state_names)}
-        # Between events, what they change is conserved like the rest.
-        found = conserved_totals(replace(case.model, events=()))
-        self._weights = np.zeros((len(found), len(index)))
-        for row, total in enumerate(found):
-            for state, weight in total.weights.items():
-                self._weights[row, index[state]] = float(weight)
-
-    def rates(self, x: np.ndarray) -> np.ndarray:
-        """dx/dt at the horizon, `(state,)`."""
-        p = self._case.solved.parameters.detach()
-        with torch.no_grad():
-            return self._case.field(p.new_tensor(self._end), torch.as_tensor(x), p).numpy()
-
-    def shares(self, x: np.ndarray) -> np.ndarray:
-        """How much of itself each state would change by in another horizon, `(state,)`."""
-        return np.nan_to_num(np.abs(self.rates(x)) * self._end / (self._scales + np.abs(x)), nan=np.inf)
-
-    def jacobian(self, x: np.ndarray) -> np.ndarray:
-        """∂f/∂x at the horizon, `(state, state)`."""
-        return _jacobians(self._case, torch.tensor([self._end]).double(), torch.as_tensor(x)[None])[0]
-
-    def newton(self, x: np.ndarray) -> np.ndarray | None:
-        """A steady state close to `x` with the same conserved totals; None when the search does not converge."""
-        totals = _Totals(self._weights, self._weights @ x)
-        for _ in range(NEWTON_STEPS):
-            size = self._scales + np.abs(x)
-            rows = self._end / size
-            jacobian = self.jacobian(x)
-            if not np.isfinite(jacobian).all():
-                return None
-            heights = np.abs(totals.weights) @ size
-            matrix = np.concatenate([jacobian * rows[:, None], totals.weights / heights[:, None]]) * size
-            wrong = np.concatenate([self.rates(x) * rows, (totals.weights @ x - totals.values) / heights])
-            step = np.linalg.lstsq(matrix, -wrong, rcond=None)[0] * size
-            x = x + step
-            if not np.isfinite(x).all():
-                return None
-            if np.abs(step / size).max() < CONVERGED:
-                return x if self.shares(x).max() < SETTLED else None
-        return None
-
-    def growth(self, x: np.ndarray) -> float:
-        """The largest real part of the eigenvalues, without a zero for each conserved total; NaN when none is left."""
-        values = np.linalg.eigvals(self.jacobian(x))
-        left = sorted(values, key=abs)[len(self._weights) :]
-        return float(max((value.real for value in left), default=np.nan))
-
-    def fastest(self, x: np.ndarray) -> float:
-        """The largest size of an eigenvalue."""
-        return float(np.abs(np.linalg.eigvals(self.jacobian(x))).max(initial=0.0))
+def _shares(case: Case, balance: Balance, x: torch.Tensor) -> torch.Tensor:
+    """How much of itself each state would change by in another horizon, `(state,)`."""
+    with torch.no_grad():
+        return (balance.rates(x).abs() * case.horizon.end / balance.size(x))[0].nan_to_num(torch.inf, torch.inf)
 
 
 def _jacobians(case: Case, times: torch.Tensor, states: torch.Tensor) -> np.ndarray:

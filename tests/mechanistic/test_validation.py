@@ -211,6 +211,16 @@ def test_an_unstable_rest_is_worth_a_look():
     assert report["steady state"].numbers["largest real part"] == pytest.approx(0.5)
 
 
+def test_one_rest_of_a_continuum_is_told_as_such():
+    rate = symbol("k") * A * B
+    # An epidemic ends with any number of those who did not fall ill.
+    epidemic = KineticModel("epidemic", [State("A", 0.99), State("B", 0.01)], [Parameter("k", 2.0)],
+                            [Reaction("infect", "A + B -> 2 B", rate), Reaction("recover", "B ->", B)])  # fmt: skip
+    check = validated(epidemic, horizon=60.0)["steady state"]
+    assert check.verdict is Verdict.GOOD
+    assert "one of a continuum" in check.sentence
+
+
 def test_a_fault_of_one_check_does_not_stop_the_others(monkeypatch):
     def faulty(case):
         raise RuntimeError("a fault <of mine>")
