@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from mechanistic.arguments import common_batch, converted, filled
+from mechanistic.arguments import broadcast, common_batch, converted, filled
 from mechanistic.errors import SolveError
 from mechanistic.field import AbstractVectorField
 from mechanistic.native import Native
@@ -95,7 +95,7 @@ class Prepared:
         given = dict([times, ("parameters", p.shape[:-1]), ("initial", x.shape[:-1]), *others])
         batch = common_batch(problems, **given)
         raise_problems(problems)
-        own = torch.Size(torch.broadcast_shapes(*self._shapes.values()))
+        own = broadcast(*self._shapes.values())
         count = self._times.shape[-1]
         stops = self._compiled(own)
 
