@@ -94,6 +94,16 @@ class Discrete(AbstractDiscrete):
         for name in ("persistent", "initially", "values_at_trigger"):
             self._buffer(name, torch.tensor([getattr(event, name) for event in events], dtype=torch.bool))
 
+    @property
+    def layers(self) -> list[Expressions]:
+        """The assignments that modes and events use, layer by layer."""
+        return cast(list[Expressions], list(self._assignments.layers))
+
+    @property
+    def values(self) -> Expressions:
+        """The modes."""
+        return self._mode
+
     def mode(self, t: Tensor, x: Tensor, p: Tensor, held: Tensor) -> Tensor:
         return cast(Tensor, self._mode(self.tables(t, x, p, held)))
 

@@ -13,6 +13,7 @@ import numpy as np
 from mechanistic.native.call import call, compiled, inlined
 from mechanistic.native.lanes import LANES
 from mechanistic.native.steps import SPACING
+from mechanistic.native.watching import Watch, end_at_crossings
 from mechanistic.solve.loop import STIFF_STEPS
 from mechanistic.solve.problem import Status
 
@@ -76,7 +77,8 @@ class Control(NamedTuple):
     """Step control.
 
     Typical sizes `(state,)`, error allowed, whether the first stage is kept, whether every stop is stepped over,
-    whether accepted steps are wanted, and whether half of the lanes are shadows.
+    whether accepted steps are wanted, whether half of the lanes are shadows, whether these are flights (see
+    `mechanistic.solve.flights`), and how they are watched.
     """
 
     scales: Any
@@ -86,13 +88,16 @@ class Control(NamedTuple):
     stepwise: bool
     recording: bool
     shadowed: bool
+    flying: bool
+    watch: Watch
 
 
 class Given(NamedTuple):
     """Initial value problems, see `mechanistic.solve.Problem` and `mechanistic.schedule.Stops`.
 
     `constants` are what `prepare` makes of the parameters, `(subject, constant)`; `held` the modes of each segment,
-    `(subject, segment, mode)`.
+    `(subject, segment, mode)`. Flights have what they start with as well: `known` are constants of their conditions,
+    `carried` step size, undershoots, attempts, stiffness, and by how much crossings are to be overshot.
     """
 
     initial: Any
@@ -103,10 +108,16 @@ class Given(NamedTuple):
     held: Any
     times: Any
     before: Any
+    known: Any
+    carried: Any
 
 
 class Found(NamedTuple):
-    """Where results go, see `mechanistic.solve.Outcome`; `node_of_stop` as in `mechanistic.solve.gradient.Record`."""
+    """Where results go, see `mechanistic.solve.Outcome`; `node_of_stop` as in `mechanistic.solve.gradient.Record`.
+
+    `carried` is where flights leave what they end with: step size, undershoots, attempts, stiffness, and 1 where they
+    end at a crossing.
+    """
 
     states: Any
     status: Any
@@ -116,6 +127,7 @@ class Found(NamedTuple):
     attempts: Any
     node_of_stop: Any
     last: Any
+    carried: Any
 
 
 class Steps(NamedTuple):
@@ -151,7 +163,7 @@ def advance(
     upcoming = first
     width = LANES // 2 if control.shadowed else LANES
     work[places.shadowed] = 1.0 if control.shadowed else 0.0
-    work[places.pausing] = 1.0 if control.recording else 0.0
+    work[places.pausing] = 1.0 if control.recording or control.watch.look != 0 else 0.0
     work[places.outputs] = given.times.shape[1]
     for lane in range(width):
         upcoming = _next_subject(places, control, given, found, lanes, work, lane, upcoming, last)
@@ -159,7 +171,11 @@ def advance(
     while busy:
         if np.any(fresh):
             _refresh(calls, places, control, given, lanes, work, address)
+        if control.watch.look:
+            work[control.watch.before] = work[places.stiff]
         call(calls.run, (address,))
+        if control.watch.look:
+            end_at_crossings(control.watch, subject, given.carried, states, work, address)
         if control.recording:
             while count + LANES > steps.x.shape[0]:
                 steps = _more_room(steps)
@@ -239,6 +255,8 @@ def _start(places: Places, control: Control, given: Given, found: Found, lanes: 
     subject = lanes.subject[lane]
     for place in (places.size, places.undershoots, places.attempts, places.nodes, places.stiff):
         work[place, lane] = 0.0
+    if control.flying:
+        _take_up(places, control, given, work, lane, subject)
     work[places.time, lane] = given.stops[subject, 0]
     for i in range(given.initial.shape[1]):
         work[places.x + i, lane] = given.initial[subject, i]
@@ -251,6 +269,17 @@ def _start(places: Places, control: Control, given: Given, found: Found, lanes: 
     found.culprit[subject] = 0
     _read_before(places, given, found, lanes, work, lane)
     _give(places, control, given, found, lanes, work, lane, -1)
+
+
+@compiled
+def _take_up(places: Places, control: Control, given: Given, work: Any, lane: int, subject: int) -> None:
+    """What a flight starts with."""
+    for i, place in enumerate((places.size, places.undershoots, places.attempts, places.stiff)):
+        work[place, lane] = given.carried[subject, i]
+    if control.watch.look:
+        work[control.watch.crossing, lane] = 0.0
+        for i in range(given.known.shape[1]):
+            work[control.watch.known + i, lane] = given.known[subject, i]
 
 
 @compiled
@@ -285,12 +314,15 @@ def _give(
 @compiled
 def _settle(places: Places, control: Control, given: Given, found: Found, lanes: Lanes, work: Any, lane: int) -> bool:
     """What a lane wants after its step; returns whether its subject has come to its end."""
-    stopped = work[places.accepted, lane] != 0 and work[places.arriving, lane] != 0
+    crossing = control.watch.look != 0 and work[control.watch.crossing, lane] != 0
+    stopped = work[places.accepted, lane] != 0 and (crossing or work[places.arriving, lane] != 0)
     if stopped:
         # Stops at one time, each with a jump of its own: only the first of them has a state before it.
         if given.stops[lanes.subject[lane], lanes.segment[lane]] < work[places.time, lane]:
             _read_before(places, given, found, lanes, work, lane)
         _give(places, control, given, found, lanes, work, lane, lanes.segment[lane])
+        if control.flying:
+            lanes.segment[lane] = given.stops.shape[1] - 1
     subject = lanes.subject[lane]
     found.culprit[subject] = int(work[places.culprit, lane])
     if not stopped and work[places.size, lane] <= SPACING * max(abs(work[places.time, lane]), 1e-30):
@@ -322,6 +354,10 @@ def _finished(places: Places, control: Control, given: Given, found: Found, lane
     found.attempts[subject] = int(work[places.attempts, lane])
     for i in range(given.initial.shape[1]):
         found.last[subject, i] = work[places.x + i, lane]
+    if control.flying:
+        for i, place in enumerate((places.size, places.undershoots, places.attempts, places.stiff)):
+            found.carried[subject, i] = work[place, lane]
+        found.carried[subject, 4] = work[control.watch.crossing, lane] if control.watch.look else 0.0
     return True
 
 
@@ -378,7 +414,8 @@ def _refresh(
         if lanes.fresh[lane]:
             for i in range(given.initial.shape[1]):
                 work[places.stages + i, lane] = work[places.slope + i, lane]
-            work[places.size, lane] = _first_step(places, control, given, lanes, work, lane)
+            if not control.flying:
+                work[places.size, lane] = _first_step(places, control, given, lanes, work, lane)
             if control.shadowed:
                 work[places.size, lane + LANES // 2] = work[places.size, lane]
                 for i in range(given.initial.shape[1]):

@@ -21,6 +21,7 @@ from mechanistic.native.lanes import LANES
 from mechanistic.native.modes import Segmented, segmented
 from mechanistic.native.program import Program
 from mechanistic.native.shares import array, in_shares
+from mechanistic.native.watching import UNWATCHED
 from mechanistic.native.weights import point_at_weights
 from mechanistic.solve.gradient import Record
 from mechanistic.solve.method import AbstractMethod
@@ -58,41 +59,44 @@ class Compiled(AbstractSolver):
         forward, whole = built(problem.field), segmented(problem)
         assert forward is not None
         assert isinstance(whole, Segmented)
-        outcome = solve(forward, self.method, whole, self.threads)
-        if isinstance(self.method, Tsit5):
-            return outcome
-        failed = (outcome.status == Status.MIN_STEP) | (outcome.status == Status.NOT_FINITE)
-        rows = failed.nonzero().squeeze(1)
-        return _mended(outcome, rows, self.method.solve(problem.select(rows))) if len(rows) else outcome
+        return mended(solve(forward, self.method, whole, self.threads), self.method, problem)
 
 
 def refusals(problem: Problem) -> list[str]:
     """Why a problem cannot be solved in compiled code; empty when it can."""
-    field = problem.field
-    program = written(field)
-    if isinstance(program, str):
-        return [program]
+    field, discrete, kind = problem.field, problem.field.discrete, problem.initial
     found = []
     if field.mass is not None:
         found.append("the model has algebraic equations or fast reactions")
-    elif isinstance(whole := segmented(problem), str):
-        found.append(whole)
-    kind = problem.initial
+    if discrete is not None and discrete.delays:
+        found.append("the model has delays")
     if kind.dtype != torch.float64 or kind.device.type != "cpu":
         found.append(f"it computes in float64 on the CPU, not in {kind.dtype} on {kind.device}")
-    if not found and built(field) is None:
-        found.append("the Jacobian of the model has too many entries to be factored without pivoting")
-    return found
+    if found:
+        return found
+    program = written(field)
+    if isinstance(program, str):
+        return [program]
+    if built(field) is None:
+        return ["the Jacobian of the model has too many entries to be factored without pivoting"]
+    if not isinstance(field, RateField) and not isinstance(segmented(problem), Segmented):
+        return ["the model has networks, and events or conditions on states"]
+    return []
 
 
-def _mended(outcome: Outcome, rows: Tensor, others: Outcome) -> Outcome:
-    """The outcome with some subjects taken from another one."""
+def mended(outcome: Outcome, method: AbstractMethod, problem: Problem) -> Outcome:
+    """The outcome of compiled code, with the subjects whose linear systems may need pivoting solved in PyTorch."""
+    failed = (outcome.status == Status.MIN_STEP) | (outcome.status == Status.NOT_FINITE)
+    rows = failed.nonzero().squeeze(1)
+    if isinstance(method, Tsit5) or not len(rows):
+        return outcome
+    others = method.solve(problem.select(rows))
     names = ("states", "status", "reached", "culprit")
     parts = {name: getattr(outcome, name).index_copy(0, rows, getattr(others, name)) for name in names}
     work = (a.index_add(0, rows, b) for a, b in zip(outcome.statistics, others.statistics, strict=True))
-    method = outcome.method.index_fill(0, rows, 1)
+    served = outcome.method.index_fill(0, rows, 1)
     methods = (*outcome.methods, f"{others.methods[0]} in PyTorch")
-    return outcome._replace(statistics=Statistics(*work), method=method, methods=methods, **parts)
+    return outcome._replace(statistics=Statistics(*work), method=served, methods=methods, **parts)
 
 
 class _Solved(NamedTuple):
@@ -117,7 +121,8 @@ def solve(
     """Solves a batch of a field that is smooth between stops; see `AbstractSolver.solve`."""
     problem = whole.problem
     recording = wants_gradient(problem)
-    weights = problem.field.weights() if isinstance(problem.field, AbstractCoupled) else None
+    learned = isinstance(problem.field, AbstractCoupled) and forward.program.networks
+    weights = cast(AbstractCoupled, problem.field).weights() if learned else None
     solved = _solved(forward, method, whole, threads, recording, weights)
     states, status, reached, culprit, nodes, attempts = (torch.from_numpy(part) for part in solved.found[:6])
     if recording:
@@ -126,7 +131,15 @@ def solve(
         states = differentiate(
             states,
             Solve(
-                backward, problem, _record(solved), given.constants, given.held, status, reached, threads, weights
+                backward,
+                problem,
+                as_record(solved.found, solved.steps),
+                given.constants,
+                given.held,
+                status,
+                reached,
+                threads,
+                weights,
             ),
         )
     return Outcome(
@@ -146,19 +159,22 @@ def _solved(
     found = driver.Found(
         np.full((batch, count, n), np.nan), np.zeros(batch, np.int64), np.zeros(batch), np.zeros(batch, np.int64),
         np.zeros(batch, np.int64), np.zeros(batch, np.int64), np.full(given.stops.shape, -1), np.zeros((batch, n)),
+        np.empty((0, 0)),
     )  # fmt: skip
     explicit = isinstance(method, Tsit5)
     scales = problem.field.scales.detach().numpy().astype(np.float64)
     tolerance = problem.tolerance
     stepwise = problem.stops.times.requires_grad and recording
-    control = driver.Control(scales, tolerance.rtol, tolerance.atol, explicit, stepwise, recording, recording)
+    control = driver.Control(
+        scales, tolerance.rtol, tolerance.atol, explicit, stepwise, recording, recording, False, UNWATCHED
+    )
     name = method.name.lower()
     calls = driver.calls_of(forward.address, name)
     places = driver.Places(*(forward.workspace.places[field] for field in driver.Places._fields))
     steps: list[driver.Steps] = []
 
     def run(first: int, last: int) -> None:
-        work = _workspace(forward, problem, method.max_steps)
+        work = filled_workspace(forward, problem, method.max_steps)
         point_at_weights(work, places.held + given.held.shape[2], numbers)
         made, number = driver.advance(calls, places, control, given, found, work, first, last)
         if recording:
@@ -168,12 +184,9 @@ def _solved(
     return _Solved(given, found, steps)
 
 
-def _record(solved: _Solved) -> Record:
+def as_record(found: driver.Found, steps: list[driver.Steps]) -> Record:
     """The accepted steps as `mechanistic.solve.gradient` notes them."""
-    found = solved.found
-    steps = solved.steps or [
-        driver.Steps(np.empty((3, 0), np.int64), np.empty((2, 0)), np.empty((0, found.last.shape[1])))
-    ]
+    steps = steps or [driver.Steps(np.empty((3, 0), np.int64), np.empty((2, 0)), np.empty((0, found.last.shape[1])))]
     index, at = (torch.from_numpy(np.concatenate([s[i] for s in steps], axis=1)) for i in (0, 1))
     x = torch.from_numpy(np.concatenate([s.x for s in steps]))
     ends = (torch.from_numpy(part) for part in (found.node_of_stop, found.nodes, found.last))
@@ -182,22 +195,24 @@ def _record(solved: _Solved) -> Record:
 
 def _given(forward: Forward, whole: Segmented) -> driver.Given:
     problem, stops = whole.problem, whole.problem.stops
+    constants = constants_of(forward.address("prepare"), forward.program.constants, array(problem.parameters))
     return driver.Given(
-        array(problem.initial), _constants(forward, array(problem.parameters)), array(stops.times), array(stops.jumps),
-        array(stops.rates), array(whole.modes), array(problem.times), array(problem.before),
+        array(problem.initial), constants, array(stops.times), array(stops.jumps),
+        array(stops.rates), array(whole.modes), array(problem.times), array(problem.before), np.empty((0, 0)),
+        np.empty((0, 0)),
     )  # fmt: skip
 
 
-def _constants(forward: Forward, parameters: Any) -> Any:
-    """What follows from the parameters alone, `(subject, constant)`."""
+def constants_of(prepare: int, count: int, parameters: Any) -> Any:
+    """What follows from the parameters alone, `(subject, constant)`; `prepare` is the address of a kernel."""
     batch, k = parameters.shape
     blocks = -(-batch // LANES)
     padded = np.ones((blocks * LANES, k))
     padded[:batch] = parameters
     wide = np.ascontiguousarray(padded.reshape(blocks, LANES, k).swapaxes(1, 2))
-    results = np.empty((blocks, forward.program.constants, LANES))
-    _prepare(forward.address("prepare"), wide, results)
-    rows = results.swapaxes(1, 2).reshape(blocks * LANES, forward.program.constants)
+    results = np.empty((blocks, count, LANES))
+    _prepare(prepare, wide, results)
+    rows = results.swapaxes(1, 2).reshape(blocks * LANES, count)
     return np.ascontiguousarray(rows[:batch])
 
 
@@ -207,7 +222,7 @@ def _prepare(address: int, parameters: Any, results: Any) -> None:
         call(address, (parameters[block].ctypes.data, results[block].ctypes.data))
 
 
-def _workspace(forward: Forward, problem: Problem, budget: int) -> Any:
+def filled_workspace(forward: Forward, problem: Problem, budget: int) -> Any:
     """A workspace with what is the same for all subjects filled in."""
     work = np.zeros((forward.workspace.size, LANES))
     places = forward.workspace.places

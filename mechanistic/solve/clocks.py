@@ -37,6 +37,10 @@ class Clocks(NamedTuple):
         """Some of the rows."""
         return Clocks(*(value[rows] for value in self))
 
+    def merge(self, rows: Tensor, others: "Clocks") -> "Clocks":
+        """Some of the rows replaced by others."""
+        return Clocks(*(mine.index_put((rows,), new) for mine, new in zip(self, others, strict=True)))
+
     def enter(self, segment: Tensor) -> "Clocks":
         """Points to the next stop and the input rates of a segment; to those of the last one at the end."""
         last = self.rates.shape[1] - 1

@@ -6,6 +6,7 @@ from torch import Tensor
 from mechanistic.schedule import Stops
 from mechanistic.solve.clocks import Clocks, Trial
 from mechanistic.solve.control import factor, fastest_rate, first_step, judge, smallest_step
+from mechanistic.solve.flights import AbstractFlights
 from mechanistic.solve.gradient import Record, read_out
 from mechanistic.solve.method import AbstractMethod, Rhs
 from mechanistic.solve.problem import Outcome, Problem, Statistics, Status
@@ -27,13 +28,16 @@ PROBED = 8
 """Every so many steps these modes are looked for, where a derivative may be asked for."""
 
 
-def solve_by_steps(method: AbstractMethod, problem: Problem) -> Outcome:
-    """Solves a problem with a one-step method; see `AbstractSolver.solve`."""
+def solve_by_steps(method: AbstractMethod, problem: Problem, flights: AbstractFlights | None = None) -> Outcome:
+    """Solves a problem with a one-step method; see `AbstractSolver.solve`.
+
+    Where there are `flights` they take the steps of the method; the problem must not be smooth then.
+    """
     discrete = problem.field.discrete
     differentiated = wants_gradient(problem)
     switching = None if discrete is None else Switching(method, problem, discrete, differentiated)
     with torch.set_grad_enabled(switching is not None and differentiated):
-        run = _Run(method, problem, switching, differentiated)
+        run = _Run(method, problem, switching, differentiated, flights)
         record, clocks = run.advance()
         outputs = None if switching is None else switching.read_end(clocks)
     if outputs is None:
@@ -54,8 +58,12 @@ def solve_by_steps(method: AbstractMethod, problem: Problem) -> Outcome:
 class _Run:
     """One pass over a batch: without gradients for a smooth system, whose steps are recorded instead."""
 
-    def __init__(self, method: AbstractMethod, problem: Problem, switching: Switching | None, shadowed: bool) -> None:
+    def __init__(
+        self, method: AbstractMethod, problem: Problem, switching: Switching | None, shadowed: bool,
+        flights: AbstractFlights | None,
+    ) -> None:  # fmt: skip
         self.method = method
+        self.flights = flights
         self.problem = problem if switching is not None else _detached(problem)
         self.switching = switching
         self.scales = problem.field.scales.to(problem.initial)
@@ -84,7 +92,8 @@ class _Run:
             if count <= len(active) // 2:
                 finished.append(clocks.select(~active))
                 clocks, active = clocks.select(active), active[active]
-            clocks = self._attempt(clocks, active, node_of_stop)
+            advanced = self._attempt if self.flights is None else self._fly
+            clocks = advanced(clocks, active, node_of_stop)
             active = self._active(clocks)
         everyone = Clocks(*(torch.cat(parts) for parts in zip(*finished, strict=True)))
         everyone = everyone.select(torch.argsort(everyone.subject))
@@ -206,6 +215,23 @@ class _Run:
             moved = self._arrive(moved, stopped, node_of_stop)
         return self._fail(moved, verdict.ratio, active & ~stopped)
 
+    def _fly(self, clocks: Clocks, active: Tensor, node_of_stop: Tensor) -> Clocks:
+        """Takes every row that is active to where something happens next, or to its failure."""
+        assert self.flights is not None
+        assert self.switching is not None
+        rows = active.nonzero().squeeze(1)
+        everyone = len(rows) == len(active)
+        mine = clocks if everyone else clocks.select(rows)
+        flown = self.flights.fly(mine, self.switching.target(mine))
+        self.switching.pass_outputs(flown.place, flown.states)
+        moved, stopped = flown.clocks, flown.stopped
+        if not everyone:
+            moved = clocks.merge(rows, moved)
+            stopped = torch.zeros_like(active).index_put((rows,), stopped)
+        if bool(stopped.any()):
+            moved = self._arrive(moved, stopped, node_of_stop)
+        return self._exhaust(moved, moved.attempts >= self.method.max_steps)
+
     def _arrive(self, clocks: Clocks, stopped: Tensor, node_of_stop: Tensor) -> Clocks:
         """Lets happen what happens where the rows have stopped: first doses, then events."""
         given = stopped & (clocks.t >= clocks.stop)
@@ -232,14 +258,18 @@ class _Run:
     def _fail(self, clocks: Clocks, ratio: Tensor, between: Tensor) -> Clocks:
         """Sets the status of the rows that cannot go on, of those that stand `between` stops."""
         tiny = between & (clocks.h <= smallest_step(clocks.t))
+        if bool(tiny.any()):
+            status = torch.where(ratio.isfinite(), int(Status.MIN_STEP), int(Status.NOT_FINITE))
+            clocks = clocks._replace(status=torch.where(tiny & (clocks.status == Status.OK), status, clocks.status))
+        return self._exhaust(clocks, torch.full_like(tiny, self.attempts >= self.method.max_steps))
+
+    def _exhaust(self, clocks: Clocks, spent: Tensor) -> Clocks:
+        """Sets the status of the rows that have `spent` their budget or turn out to be stiff."""
         stiff = clocks.stiff >= STIFF_STEPS
-        spent = self.attempts >= self.method.max_steps
-        if not (spent or bool((tiny | stiff).any())):
+        if not bool((spent | stiff).any()):
             return clocks
-        status = torch.where(tiny, torch.where(ratio.isfinite(), int(Status.MIN_STEP), int(Status.NOT_FINITE)), 0)
-        status = torch.where((status == Status.OK) & self._active(clocks) & spent, int(Status.BUDGET), status)
-        status = torch.where((status == Status.OK) & self._active(clocks) & stiff, int(Status.STIFF), status)
-        return clocks._replace(status=torch.where(clocks.status == Status.OK, status, clocks.status))
+        status = torch.where(spent, int(Status.BUDGET), torch.where(stiff, int(Status.STIFF), clocks.status))
+        return clocks._replace(status=torch.where(self._active(clocks), status, clocks.status))
 
     def _record(self, node_of_stop: Tensor, clocks: Clocks) -> Record:
         nothing = torch.zeros_like(clocks.t, dtype=torch.bool)

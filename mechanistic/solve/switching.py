@@ -259,6 +259,10 @@ class Switching:
         mine = clocks.select(row)
         self._read.append(_Read(mine.subject * wanted.shape[1] + column, mine.x, self._delayed(mine)))
 
+    def pass_outputs(self, place: Tensor, states: Tensor) -> None:
+        """Notes outputs that were read elsewhere: their places in the flattened outputs, and states."""
+        self._read.append(_Read(place, states, states[..., :0]))
+
     def read_start(self, clocks: Clocks) -> None:
         """Reads the outputs that show the state before anything is given at the start."""
         times, before = self._problem.times, self._problem.before

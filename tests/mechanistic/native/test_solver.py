@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from sympy import Piecewise, floor
 
 from mechanistic import (
-    Event,
     KineticModel,
     Parameter,
     RateField,
@@ -22,6 +21,7 @@ from mechanistic import (
     Tolerance,
     TorchDiffEq,
     Tsit5,
+    delay,
     library,
     simulate,
     symbol,
@@ -143,11 +143,10 @@ def refused(system: object, **given: object) -> str:
 
 
 def test_what_is_not_compiled_is_refused_with_its_reason_or_left_to_pytorch():
-    pulse = Event("pulse", S("x") < 0.5, {"x": 1})
-    model = KineticModel("pulsed", (State("x", 1),), rates={"x": -S("x")}, events=(pulse,))
-    assert "events" in refused(model)
+    model = KineticModel("delayed", (State("x", 1),), rates={"x": -delay(S("x"), 1)})
+    assert "delays" in refused(model)
     assert "TorchDiffEq" in refused(library.two_compartment_oral(), solver=TorchDiffEq())
-    assert "events" in simulate(model, [1.0]).engine
+    assert "delays" in simulate(model, [1.0]).engine
     assert simulate(library.two_compartment_oral(), [1.0]).engine == "compiled code"
 
 
@@ -193,7 +192,6 @@ def test_conditions_of_a_state_that_a_dose_moves():
     times = torch.tensor([0.5, 1.5, 4.0]).double()
     found = simulate(model, times, schedule=Schedule.bolus("s", 1.0, 0.5), solver=Tsit5(), engine=Native())
     torch.testing.assert_close(found.states[:, 0], torch.tensor([0.5, 1.5, 2.0]).double(), rtol=1e-9, atol=1e-9)
-    assert "infusion" in refused(model, schedule=Schedule.infusion("s", 1.0, 0.5, 0.5))
 
 
 @pytest.mark.parametrize("method", METHODS)
