@@ -42,6 +42,8 @@ class Sensing(AbstractEngine):
         reasons = refusals(problem)
         if sensing is None:
             reasons.insert(0, f"`{solver.name}` is not in compiled code; Tsit5(), Rodas5P() and Auto() are")
+        if not reasons and isinstance(whole := segmented(problem), str):
+            reasons.append(whole)
         if sensing is None or reasons:
             raise SolveError(
                 "there are no forward sensitivities of this; use `simulate` and `torch.autograd`:", reasons
