@@ -10,7 +10,7 @@ from sympy import Max, Piecewise, exp, sin
 from torch import Tensor
 
 import mechanistic as mech
-from mechanistic import Schedule, Tolerance, simulate
+from mechanistic import Schedule, Tolerance, prepared, simulate
 from mechanistic.model import KineticModel, Parameter, State, symbol, time
 from mechanistic.native.build import build_backward
 from mechanistic.native.gradient import Backward, Solve, adjoint, with_gradient
@@ -56,6 +56,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any], threads: 
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "read_out", spy)
+        patch.setattr(prepared, "DEFAULT", mech.Torch())
         call()
     method, problem, record, status, reached, states = found[-1]
     program = Program.of(problem.field)
