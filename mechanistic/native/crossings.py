@@ -7,11 +7,11 @@ from typing import Any, final
 import numpy as np
 
 from mechanistic.compile import RateField
+from mechanistic.native.block import Block, Workspace
 from mechanistic.native.build import Forward, machine_code
 from mechanistic.native.conditions import Conditions
 from mechanistic.native.emit import Kernels, vector
 from mechanistic.native.machine import empty_engine, load
-from mechanistic.native.steps import Block, Workspace
 from mechanistic.native.watching import Watch
 from mechanistic.solve.crossing import SAMPLES
 

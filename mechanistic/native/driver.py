@@ -13,7 +13,7 @@ import numpy as np
 from mechanistic.native.call import call, compiled, inlined
 from mechanistic.native.lanes import LANES
 from mechanistic.native.steps import SPACING
-from mechanistic.native.watching import Watch, end_at_crossings
+from mechanistic.native.watching import Watch, end_at_crossings, land_at_crossings
 from mechanistic.solve.loop import STIFF_STEPS
 from mechanistic.solve.problem import Status
 
@@ -175,13 +175,15 @@ def advance(
             work[control.watch.before] = work[places.stiff]
         call(calls.run, (address,))
         if control.watch.look:
-            end_at_crossings(control.watch, subject, given.carried, states, work, address)
+            end_at_crossings(control.watch, subject, given.carried, work, address)
         if control.recording:
             while count + LANES > steps.x.shape[0]:
                 steps = _more_room(steps)
             count = _record(places, lanes, steps, work, count)
         flag = work[places.flag]
         call(calls.read, (address,))
+        if control.watch.look:
+            land_at_crossings(control.watch, subject, states, work)
         call(calls.take, (address,))
         for lane in range(width):
             if flag[lane] > 1 and _settle(places, control, given, found, lanes, work, lane):

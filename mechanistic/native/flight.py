@@ -115,7 +115,7 @@ class Flights(AbstractFlights):
         name = method.name.lower()
         self._calls = driver.calls_of(forward.address, name)
         self._places = driver.Places(*(forward.workspace.places[row] for row in driver.Places._fields))
-        watch = UNWATCHED if crossings is None else crossings.watch(self._calls.dense, self._graph)
+        watch = UNWATCHED if crossings is None else crossings.watch(forward.address(f"{name}_dense"), self._graph)
         scales = problem.field.scales.detach().numpy().astype(np.float64)
         self._control = driver.Control(
             scales, problem.tolerance.rtol, problem.tolerance.atol, isinstance(method, Tsit5), True, self._graph,

@@ -5,9 +5,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from mechanistic.native.block import EMPTY, SPACING
 from mechanistic.native.call import call, compiled, inlined
 from mechanistic.native.lanes import LANES
-from mechanistic.native.steps import EMPTY, SPACING
 from mechanistic.solve.crossing import ITERATIONS
 from mechanistic.solve.switching import BEYOND, EXACT, WELL_PLACED, WORTHWHILE
 
@@ -59,10 +59,8 @@ UNWATCHED: Final = Watch(0, 0, False, np.empty(0), *(0 for _ in Watch._fields[4:
 
 
 @inlined
-def end_at_crossings(watch: Watch, subject: Any, carried: Any, states: int, work: Any, address: int) -> bool:
-    """Shortens accepted steps to the first change of a mode, or has them tried again so that they end there.
-
-    Returns whether it has computed the coefficients of dense output, which a step that is cut keeps.
+def end_at_crossings(watch: Watch, subject: Any, carried: Any, work: Any, address: int) -> None:
+    """Has accepted steps end at the first change of a mode, or tried again so that they do.
 
     See `mechanistic.solve.switching.Switching.crossing`. `subject` is that of each lane, -1 for none; the last column
     of `carried`, `(subject, …)`, is by how much a crossing is overshot.
@@ -71,7 +69,7 @@ def end_at_crossings(watch: Watch, subject: Any, carried: Any, states: int, work
     for lane in range(LANES):
         wanted |= _is_watched(watch, subject, work, lane)
     if not wanted:
-        return False
+        return
     call(watch.dense, (address,))
     found = False
     for lane in range(LANES):
@@ -90,8 +88,16 @@ def end_at_crossings(watch: Watch, subject: Any, carried: Any, states: int, work
             work[watch.high if differs else watch.low, lane] = work[watch.theta, lane]
     if found:
         _narrow(watch, work, address)
-        _cut(watch, subject, carried, states, work, address)
-    return True
+        _cut(watch, subject, carried, work, address)
+
+
+@inlined
+def land_at_crossings(watch: Watch, subject: Any, states: int, work: Any) -> None:
+    """Gives the steps that end at a crossing the state there, once the outputs before it are read."""
+    for lane in range(LANES):
+        if subject[lane] >= 0 and work[watch.crossing, lane] != 0 and work[watch.theta, lane] < 1:
+            for i in range(states):
+                work[watch.end + i, lane] = work[watch.argument + i, lane]
 
 
 @inlined
@@ -136,7 +142,7 @@ def _narrow(watch: Watch, work: Any, address: int) -> None:
 
 
 @compiled
-def _cut(watch: Watch, subject: Any, carried: Any, states: int, work: Any, address: int) -> None:
+def _cut(watch: Watch, subject: Any, carried: Any, work: Any, address: int) -> None:
     """Ends the steps that cross something there, or has them tried again where that is more accurate."""
     high, theta = work[watch.high], work[watch.theta]
     again = np.zeros(LANES, np.bool_)
@@ -155,8 +161,6 @@ def _cut(watch: Watch, subject: Any, carried: Any, states: int, work: Any, addre
             continue
         if theta[lane] < 1:
             work[watch.finish, lane] = work[watch.time, lane] + theta[lane] * work[watch.step, lane]
-            for i in range(states):
-                work[watch.end + i, lane] = work[watch.argument + i, lane]
         work[watch.following, lane] = max(work[watch.size, lane], work[watch.following, lane])
         work[watch.crossing, lane] = 1.0
         work[watch.flag, lane] = 2.0
