@@ -22,6 +22,10 @@ MAX_STEPS = 2000
 """Steps of one round of the search, beyond which a system moves for ever: close to rest steps become ever longer."""
 
 
+ENTRIES_AT_ONCE = 5_000_000
+"""Entries of Jacobians held at once: a larger batch is looked at in pieces."""
+
+
 def steady_state(
     system: KineticModel | AbstractVectorField,
     parameters: Tensor | Mapping[str, Any] | None = None,
@@ -69,10 +73,10 @@ def steady_state(
         Tolerance() if tolerance is None else tolerance,
         engine,
     )
-    with torch.no_grad():
-        search = Search(field, p.detach(), x.detach(), began, way)
-        found = search.run()
-    return _labelled(field, search, found, (p, x, began), way, batch)
+    size = max(1, ENTRIES_AT_ONCE // len(field.state_names) ** 2)
+    pieces = [_rows(field, *piece, way) for piece in zip(p.split(size), x.split(size), began.split(size), strict=True)]
+    parts = (torch.cat(part).reshape((*batch, *part[0].shape[1:])) for part in zip(*pieces, strict=True))
+    return SteadyState(field, *parts)
 
 
 def _refusals(field: AbstractVectorField) -> list[str]:
@@ -86,34 +90,24 @@ def _refusals(field: AbstractVectorField) -> list[str]:
     return problems
 
 
-def _labelled(
-    field: AbstractVectorField,
-    search: Search,
-    found: Found,
-    given: tuple[Tensor, Tensor, Tensor],
-    way: Way,
-    batch: torch.Size,
-) -> SteadyState:
-    p, x, began = given
-    rested = (found.status == RestStatus.OK) | (found.status == RestStatus.SINGULAR)
-    rows = (found.status == RestStatus.OK).nonzero().squeeze(-1)
+def _rows(field: AbstractVectorField, p: Tensor, x: Tensor, began: Tensor, way: Way) -> tuple[Tensor, ...]:
+    """What `SteadyState` holds of some rows, in its order; each row is looked for on its own."""
     with torch.no_grad():
-        every = torch.arange(len(p), device=p.device)
-        rates = search.balance(every, found.states).rates(found.states)
+        search = Search(field, p.detach(), x.detach(), began, way)
+        found = search.run()
+        rates = search.balance(torch.arange(len(p), device=p.device)).rates(found.states)
         share = (rates.abs() / (field.scales + found.states.abs())).nan_to_num(torch.inf, torch.inf)
-        balance = search.balance(rows, found.states[rows])
         residual, culprit = share.max(-1)
+        rows = (found.status == RestStatus.OK).nonzero().squeeze(-1)
+        balance = search.balance(rows)
+    rested = (found.status == RestStatus.OK) | (found.status == RestStatus.SINGULAR)
     states = torch.where(rested.unsqueeze(-1), found.states, torch.nan)
     anchor = x
     if field.discrete is not None and bool(balance.totals.pivot.any()):
-        anchor = _at_end(field, rows, found, given, way)
+        anchor = _at_end(field, rows, found, (p, x, began), way)
     states = differentiable(balance, rows, states, p, anchor)
-
-    def shaped(value: Tensor) -> Tensor:
-        return value.reshape((*batch, *value.shape[1:]))
-
-    parts = (states, p, found.status, found.reached - began, residual, found.growth, culprit, found.solver)
-    return SteadyState(field, *(shaped(part) for part in (*parts, found.reached)))
+    elapsed = found.reached - began
+    return states, p, found.status, elapsed, residual, found.growth, culprit, found.solver, found.reached
 
 
 def _at_end(

@@ -60,9 +60,13 @@ def judge(balance: Balance, x: Tensor, elapsed: Tensor, patient: Tensor, toleran
     linear = balance.field.linearise(balance.t, x, balance.p, *balance.held)
     timed = (linear.time_derivative != 0).any(-1)
     ahead = _switches_ahead(balance, x)
-    found = polish(balance, x)
-    near = _is_near(balance, x, found) & ~timed & ~ahead
-    states = torch.where(near.unsqueeze(-1), found.states, x)
+    near, states = torch.zeros_like(timed), x.clone()
+    short = (_is_short(balance, x) & ~timed & ~ahead).nonzero().squeeze(-1)
+    if len(short):
+        part = balance.select(short)
+        found = polish(part, x[short])
+        near[short] = _is_near(part, x[short], found)
+        states[near] = found.states[near[short]]
     size = balance.size(x) - balance.field.scales
     allowed = tolerance.rtol * size + tolerance.atol * balance.field.scales
     still = (balance.rates(x).abs() * elapsed.unsqueeze(-1) <= allowed).all(-1) & ~timed & ~ahead
@@ -85,6 +89,13 @@ def judge(balance: Balance, x: Tensor, elapsed: Tensor, patient: Tensor, toleran
         states[singular] = torch.where(stable[decided == RestStatus.SINGULAR, None], states[singular], x[singular])
     status[timed] = RestStatus.TIME
     return Judged(status, states, growth)
+
+
+def _is_short(balance: Balance, x: Tensor) -> Tensor:
+    """Whether Newton's method may end close by, from its first step, bool `(row,)`."""
+    step = balance.step(x)
+    size = torch.maximum(x.abs(), (x + step).abs()) + FLOOR * balance.field.scales
+    return (step.abs() <= 2 * CLOSE * size).all(-1)
 
 
 def _is_near(balance: Balance, x: Tensor, found: Polished) -> Tensor:

@@ -75,6 +75,7 @@ class Search:
         self._smooth = field.discrete is None
         self._totals: Totals | None = None
         self._states, self._reached = initial.clone(), start.clone()
+        self._ends = initial.clone()
         self._status = torch.full_like(start, UNDECIDED, dtype=torch.long)
         self._growth = torch.full_like(start, torch.nan)
         self._solver = torch.zeros_like(self._status)
@@ -95,9 +96,9 @@ class Search:
         self._status[self._status == UNDECIDED] = RestStatus.MOVING
         return Found(self._status, self._states, self._growth, self._solver, self._reached)
 
-    def balance(self, rows: Tensor, states: Tensor) -> Balance:
-        """The equations of rest of some rows, with the modes of their states."""
-        t, p = self._reached[rows], self._p[rows]
+    def balance(self, rows: Tensor) -> Balance:
+        """The equations of rest of some rows, with the modes that the simulation ended in."""
+        t, p, states = self._reached[rows], self._p[rows], self._ends[rows]
         held = modes(self._field, t, states, p)
         if not self._smooth:
             # On the way, events and other modes may have changed what is conserved now.
@@ -119,7 +120,7 @@ class Search:
         )  # fmt: skip
         self._solver[rows], self._reached[rows] = solution.status, solution.reached
         good = solution.succeeded & solution.states[:, -1].isfinite().all(-1)
-        self._states[rows[good]] = solution.states[good, -1]
+        self._states[rows[good]] = self._ends[rows[good]] = solution.states[good, -1]
         failed = rows[~good]
         busy = self._solver[failed] == Status.BUDGET
         self._status[failed] = torch.where(busy, int(RestStatus.MOVING), int(RestStatus.FAILED))
@@ -132,7 +133,7 @@ class Search:
     def _look(self, rows: Tensor, patient: Tensor) -> None:
         """Decides rows that were simulated."""
         states, reached = self._states[rows], self._reached[rows]
-        balance = self.balance(rows, states)
+        balance = self.balance(rows)
         judged = judge(balance, states, reached - self._start[rows], reached >= patient[rows], self._way.tolerance)
         resting = (judged.status == RestStatus.OK) | (judged.status == RestStatus.SINGULAR)
         waiting = resting & self._is_pending(balance, rows, states)

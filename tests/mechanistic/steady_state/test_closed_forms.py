@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import mechanistic as mech
 from mechanistic import KineticModel, Parameter, Reaction, RestStatus, State, symbol
+from mechanistic.steady_state import find
 from tests.mechanistic.steady_state.models import GOLDBETER_KOSHLAND, INFUSION, ISOMERS, PRODUCTION, SWITCH
 
 EXACT = {"rtol": 1e-13, "atol": 0.0}
@@ -151,3 +152,13 @@ def test_names_and_shapes_that_do_not_fit_are_all_listed():
     close(rest.with_states(A=[1.0, 2.0]), [[1.0, 1.125], [2.0, 1.125]])
     with pytest.raises(mech.SolveError, match="`C` is not a state"):
         rest.with_states(C=1.0)
+
+
+def test_a_large_batch_is_looked_at_in_pieces(monkeypatch):
+    values = {"k": torch.linspace(1.0, 3.0, 7, dtype=torch.float64)}
+    whole = mech.steady_state(PRODUCTION, values)
+    monkeypatch.setattr(find, "ENTRIES_AT_ONCE", 3)
+    pieces = mech.steady_state(PRODUCTION, values)
+    close(pieces.states, whole.states)
+    assert pieces.status.tolist() == whole.status.tolist()
+    assert mech.steady_state(PRODUCTION, torch.zeros(0, 2)).states.shape == (0, 1)
