@@ -2,13 +2,21 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import demands, gradients, report, solving
 from benchmarks.models import Absent
 from benchmarks.rows import ROWS, Row, row_named
-from benchmarks.solving import Plan, Result, line, measure
+from benchmarks.solving import Plan, Result, line
+
+KINDS: dict[str, Callable[[Row, Plan], Result]] = {
+    "population": solving.measure,
+    "gradient": gradients.measure,
+    "first": demands.first_result,
+    "million": demands.million,
+}
+"""How rows are measured."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measured(row: Row, plan: Plan) -> Result:
     try:
-        return measure(row, plan)
+        return KINDS[row.kind](row, plan)
     except Absent as reason:
         return Result(row, problem=f"skipped: {reason}")
 

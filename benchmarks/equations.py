@@ -1,5 +1,6 @@
 """Right-hand sides for peers: straight-line Python for numba and JAX, printed from the symbols of our own models."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import sympy
@@ -77,6 +78,46 @@ def jax_source(model: KineticModel) -> str:
         _returning("rates(t, x, c)", hoisted.rates, printer),
     ]
     return "\n\n".join(["import jax\nimport jax.numpy", *functions])
+
+
+def torch_source(model: KineticModel) -> str:
+    """Functions `constants(p)` and `rates(t, x, c)` of rows of patients, `(patient, …)`, that return tensors."""
+    text = _BATCHED + jax_source(model).replace("import jax\nimport jax.numpy", "")
+    text = re.sub(r"\b([pxc])\[(\d+)\]", r"\1[..., \2]", text)
+    return text.replace("jax.numpy.stack(", "_stack(").replace("jax.numpy.", "torch.")
+
+
+def jax_likelihood(model: KineticModel, outputs: Sequence[str]) -> str:
+    """Functions `initial(p)` and `observed(t, x, p)`, the observables of these names, that return arrays."""
+    printer = JaxPrinter({"fully_qualified_modules": True})
+    states = {Symbol(name, real=True): _element(_STATE, i) for i, name in enumerate(model.state_names)}
+    parameters = {Symbol(n, real=True): _element(_PARAMETER, i) for i, n in enumerate(model.parameter_names)}
+    starts = [model.expand(state.initial).xreplace(parameters) for state in model.states]
+    seen = [model.expand(model.observables[name]).xreplace(parameters | states) for name in outputs]
+    functions = [_returning("initial(p)", starts, printer), _returning("observed(t, x, p)", seen, printer)]
+    return "\n\n".join(["import jax\nimport jax.numpy", *functions])
+
+
+def numpy_likelihood(model: KineticModel, outputs: Sequence[str]) -> str:
+    """The same for rows of NumPy arrays, `(row, …)`; results are `(row, …)` as well."""
+    text = jax_likelihood(model, outputs).replace("import jax\nimport jax.numpy", _ROWS)
+    text = re.sub(r"\b([px])\[(\d+)\]", r"\1[..., \2]", text)
+    return text.replace("jax.numpy.stack(", "_stack(").replace("jax.numpy.", "numpy.")
+
+
+_ROWS = """import numpy
+
+
+def _stack(parts):
+    return numpy.stack(numpy.broadcast_arrays(*parts), -1)
+"""
+
+_BATCHED = """import torch
+
+
+def _stack(parts):
+    return torch.stack(torch.broadcast_tensors(*(torch.as_tensor(part) for part in parts)), -1)
+"""
 
 
 def _element(array: str, index: int) -> Symbol:

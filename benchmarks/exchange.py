@@ -186,3 +186,62 @@ class Answer:
         found = json.loads(path.read_text("utf-8"))
         points = tuple(Measured(**p | {"cpu": tuple(p["cpu"]), "wall": tuple(p["wall"])}) for p in found.pop("points"))
         return cls(**found, points=points)
+
+
+_EVIDENCE = (
+    "times", "theta", "base", "place", "own_base", "own_place", "decadic", "condition", "time", "observable",
+    "logarithmic", "data", "sizes",
+)  # fmt: skip
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A log-likelihood: conditions to simulate, and what was measured.
+
+    The model's parameters are `base`, with the estimated parameter `place` in place of it where that is not -1.
+
+    Attributes:
+        name: of the problem.
+        states: names.
+        times: output times of every condition, `(time,)`, the first of them the start.
+        theta: estimated parameters on their scales, where likelihood and gradient are taken, `(estimated,)`.
+        base, place: of every condition, `(condition, parameter)`.
+        own_base, own_place: of every measurement, `(measurement, parameter)`; they fill in placeholders as well.
+        decadic: which estimated parameters are on a decadic scale, bool `(estimated,)`.
+        condition, time, observable: indices of every measurement, `(measurement,)`.
+        logarithmic: whether it is compared on a decadic scale, bool `(measurement,)`.
+        data: values, `(measurement,)`.
+        sizes: typical size of each state, for absolute tolerances, `(state,)`.
+        folder: where it lies, with the equations beside it.
+    """
+
+    name: str
+    states: tuple[str, ...]
+    times: np.ndarray
+    theta: np.ndarray
+    base: np.ndarray
+    place: np.ndarray
+    own_base: np.ndarray
+    own_place: np.ndarray
+    decadic: np.ndarray
+    condition: np.ndarray
+    time: np.ndarray
+    observable: np.ndarray
+    logarithmic: np.ndarray
+    data: np.ndarray
+    sizes: np.ndarray
+    folder: Path
+
+    def write(self) -> None:
+        """Puts arrays and names into `folder`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        np.savez(self.folder / "evidence.npz", **{name: getattr(self, name) for name in _EVIDENCE})
+        (self.folder / "evidence.json").write_text(json.dumps({"name": self.name, "states": self.states}), "utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Evidence":
+        """What `write` put into a folder."""
+        names = json.loads((folder / "evidence.json").read_text("utf-8"))
+        with np.load(folder / "evidence.npz") as arrays:
+            return cls(names["name"], tuple(names["states"]), **{n: arrays[n] for n in _EVIDENCE}, folder=folder)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import mechanistic as mech
-from benchmarks.equations import jax_source, numba_source
+from benchmarks.equations import jax_source, numba_source, torch_source
 from benchmarks.exchange import Task
 from benchmarks.models import Case, model_of
 
@@ -45,7 +45,13 @@ def task(case: Case, patients: int, folder: Path) -> Task:
         folder,
     )
     made.write()
-    (folder / "equations_numba.py").write_text(numba_source(model), "utf-8")
-    (folder / "equations_jax.py").write_text(jax_source(model), "utf-8")
+    write_equations(model, folder)
     mech.write_sbml(model, folder / "model.xml")
     return made
+
+
+def write_equations(model: mech.KineticModel, folder: Path) -> None:
+    """Puts the right-hand side of a model into a folder, for numba, JAX and PyTorch."""
+    (folder / "equations_numba.py").write_text(numba_source(model), "utf-8")
+    (folder / "equations_jax.py").write_text(jax_source(model), "utf-8")
+    (folder / "equations_torch.py").write_text(torch_source(model), "utf-8")

@@ -93,8 +93,8 @@ def measure(row: Row, plan: Plan) -> Result:
     if reference is None:
         return Result(row, problem=problem)
     request = _request(made, plan, row, case.stiff)
-    ours = _curve(_run("benchmarks.ours", request, sys.executable, plan.limit), reference, made.sizes)
-    ask = partial(_run, python=str(plan.python), limit=plan.limit)
+    ours = _curve(run("benchmarks.ours", request, sys.executable, plan.limit), reference, made.sizes)
+    ask = partial(run, python=str(plan.python), limit=plan.limit)
     peers = [_curve(ask(f"benchmarks.peers.{peer}", _for(request, peer)), reference, made.sizes) for peer in row.peers]
     peers = [replace(peer, ratio=_ratio(peer, ours)) for peer in peers]
     compared = [(peer.ratio, peer) for peer in peers if peer.ratio is not None]
@@ -124,7 +124,7 @@ def _reference(made: Task, plan: Plan, stiff: bool) -> tuple[np.ndarray | None, 
         str(made.folder), str(made.folder / "reference.json"), (1e-12,), plan.sample, plan.sample, 0.0, 1, False,
         {"stiff": stiff, "second": str(made.folder / "second.npy")},
     )  # fmt: skip
-    answer = _run("benchmarks.peers.reference", request, str(plan.python), plan.limit)
+    answer = run("benchmarks.peers.reference", request, str(plan.python), plan.limit)
     if answer.problem:
         return None, float("nan"), f"no reference: {answer.problem}"
     states, other = np.load(answer.points[0].states), np.load(request.options["second"])
@@ -139,7 +139,7 @@ def _cores(row: Row, plan: Plan, made: Task) -> Result:
     for cores in (1, count):
         options = request.options | {"threads": cores}
         asked = replace(_for(request, f"cores{cores}"), options=options)
-        answer = _run("benchmarks.ours", asked, sys.executable, plan.limit, cores)
+        answer = run("benchmarks.ours", asked, sys.executable, plan.limit, cores)
         if answer.problem:
             return Result(row, problem=answer.problem)
         point = answer.points[0]
@@ -149,7 +149,7 @@ def _cores(row: Row, plan: Plan, made: Task) -> Result:
     return Result(row, walls[0] / walls[1], None, f"one core of {count}", curves=tuple(curves))
 
 
-def _run(module: str, request: Request, python: str, limit: float, cores: int = 1) -> Answer:
+def run(module: str, request: Request, python: str, limit: float, cores: int = 1) -> Answer:
     """The answer of a process; one without points that says why, where it failed."""
     answer = Path(request.answer)
     answer.unlink(missing_ok=True)

@@ -9,10 +9,12 @@ import torch
 
 import mechanistic as mech
 from benchmarks import populations, report
-from benchmarks.__main__ import main
+from benchmarks.__main__ import KINDS, main
 from benchmarks.compare import FLOOR, Point, errors, front, seconds_at
-from benchmarks.equations import Hoisted, numba_source
+from benchmarks.equations import Hoisted, numba_source, torch_source
+from benchmarks.evaluating import gradient_error
 from benchmarks.exchange import Answer, Measured, Request, Task
+from benchmarks.gradients import PROBLEMS
 from benchmarks.models import CASES, model_of
 from benchmarks.rows import ROWS
 from benchmarks.solving import Curve, Result, line
@@ -56,7 +58,9 @@ def test_a_point_that_another_beats_in_error_and_time_is_left_out():
 
 def test_rows_have_names_of_their_own_and_known_models():
     assert len({row.name for row in ROWS}) == len(ROWS)
-    assert {row.case for row in ROWS} <= set(CASES)
+    assert {row.case for row in ROWS if row.kind != "gradient"} <= set(CASES)
+    assert {row.case for row in ROWS if row.kind == "gradient"} <= set(PROBLEMS)
+    assert {row.kind for row in ROWS} <= set(KINDS)
 
 
 def test_an_unknown_row_is_refused_with_the_nearest_name(capsys):
@@ -110,3 +114,20 @@ def test_the_equations_that_peers_get_are_those_of_the_model():
     # Sums of a few terms: the orders of addition differ by rounding.
     assert f == pytest.approx(expected.numpy(), rel=1e-13)
     assert len(Hoisted(model).jacobian) == 6
+
+
+def test_the_error_of_a_gradient_is_a_share_of_its_largest_entry_and_the_value_does_not_count():
+    reference = np.array([7.0, 4.0, -1.0])
+    assert gradient_error(np.array([0.0, 4.0, -1.002]), reference) == pytest.approx(5e-4)
+    assert gradient_error(np.array([7.0, np.nan, -1.0]), reference) == math.inf
+
+
+def test_patients_side_by_side_have_the_rates_that_each_has_alone():
+    model = model_of("pk")
+    names: dict[str, object] = {}
+    exec(torch_source(model), names)
+    field = mech.RateField(model)
+    p = field.nominal() * torch.linspace(0.5, 2.0, 3).double()[:, None]
+    x = torch.linspace(1.0, 9.0, 9).double().reshape(3, 3)
+    rates = names["rates"](0.0, x, names["constants"](p))
+    assert torch.allclose(rates, field(torch.zeros(()).double(), x, p), rtol=1e-13)
