@@ -178,6 +178,21 @@ def test_a_condition_that_rounding_shows_otherwise_is_passed(solver) -> None:
     torch.testing.assert_close(found.states[:, 0, 1], 1e6 * level.log(), rtol=0, atol=1e-9)
 
 
+def test_what_turns_out_to_be_stiff_is_solved_by_the_other_method_on_any_number_of_threads() -> None:
+    """A relaxation oscillator, whose first jump is counted; its batch is large enough for several shares."""
+    up, down = (Event(name, at, {"count": count + 1}) for name, at in (("up", x >= 1), ("down", x <= -1)))
+    rates = {"x": S("v"), "v": k * (1 - x**2) * S("v") - x}
+    states = (free("x", 2), free("v"), free("count"))
+    swing = KineticModel("swing", states, (Parameter("k", 300.0),), rates=rates, events=(up, down))
+    p = torch.linspace(300, 320, 520).double()[:, None]
+    mine, other = (simulate(swing, [50.0, 300.0], p, engine=Native(threads=threads)) for threads in (1, 2))
+    assert torch.equal(mine.states, other.states)
+    assert {mine.methods[i] for i in mine.method.tolist()} == {"Rodas5P"}
+    reference = simulate(swing, [50.0, 300.0], p[:1], engine=Torch())
+    torch.testing.assert_close(mine.states[:1], reference.states, rtol=1e-6, atol=1e-6)
+    assert reference.states[0, -1, 2] == 1
+
+
 def test_a_surface_that_is_left_at_once_is_not_met_twice() -> None:
     """A throw from the ground: the flight starts on the surface h = 0 that ends it."""
     throw = Event("throw", time >= 100, {"v": 1, "pull": 2})
