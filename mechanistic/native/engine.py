@@ -8,7 +8,7 @@ import torch
 from mechanistic.errors import SolveError
 from mechanistic.native.flight import Flying
 from mechanistic.native.modes import Segmented, segmented
-from mechanistic.native.solver import Compiled, refusals
+from mechanistic.native.solver import Compiled, Known, refusals
 from mechanistic.solve.auto import Auto
 from mechanistic.solve.engine import AbstractEngine, Solved, Torch
 from mechanistic.solve.problem import AbstractSolver, Problem
@@ -40,8 +40,9 @@ class Native(AbstractEngine):
         """See `AbstractEngine.solve`."""
         threads = torch.get_num_threads() if self.threads is None else self.threads
         reasons = refusals(problem)
-        smooth = bool(reasons) or isinstance(segmented(problem), Segmented)
-        compiled = _compiled(solver, threads, smooth)
+        whole = "" if reasons else segmented(problem)
+        known = Known(problem, whole) if isinstance(whole, Segmented) else None
+        compiled = _compiled(solver, threads, known, bool(reasons) or known is not None)
         if compiled is None:
             reasons.insert(0, f"`{solver.name}` is not in compiled code; Tsit5(), Rodas5P() and Auto() are")
         if compiled is not None and not reasons:
@@ -51,11 +52,11 @@ class Native(AbstractEngine):
         return Torch("; ".join(reasons)).solve(solver, problem)
 
 
-def _compiled(solver: AbstractSolver, threads: int, smooth: bool) -> AbstractSolver | None:
+def _compiled(solver: AbstractSolver, threads: int, known: Known | None, smooth: bool) -> AbstractSolver | None:
     """The solver in compiled code, for problems that are smooth between stops or not; None where there is none."""
     if isinstance(solver, Tsit5 | Rodas5P):
-        return Compiled(solver, threads) if smooth else Flying(solver, threads)
+        return Compiled(solver, threads, known) if smooth else Flying(solver, threads)
     if isinstance(solver, Auto):
-        explicit, stiff = (_compiled(each, threads, smooth) for each in (solver.explicit, solver.stiff))
+        explicit, stiff = (_compiled(each, threads, known, smooth) for each in (solver.explicit, solver.stiff))
         return None if explicit is None or stiff is None else Auto(explicit, stiff)
     return None

@@ -34,6 +34,13 @@ SHARE = 64 * LANES
 """Subjects that one thread takes at a time."""
 
 
+class Known(NamedTuple):
+    """A problem, and where it stops."""
+
+    problem: Problem
+    whole: Segmented
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Compiled(AbstractSolver):
@@ -45,10 +52,12 @@ class Compiled(AbstractSolver):
     Attributes:
         method: `Tsit5()` or `Rodas5P()`.
         threads: how many may work at once.
+        known: where a problem stops that is likely to come.
     """
 
     method: Tsit5 | Rodas5P
     threads: int = 1
+    known: Known | None = None
 
     @property
     def name(self) -> str:
@@ -56,7 +65,8 @@ class Compiled(AbstractSolver):
 
     def solve(self, problem: Problem) -> Outcome:
         """See `AbstractSolver.solve`; the problem must have no `refusals`."""
-        forward, whole = built(problem.field), segmented(problem)
+        forward = built(problem.field)
+        whole = self.known.whole if self.known is not None and self.known.problem is problem else segmented(problem)
         assert forward is not None
         assert isinstance(whole, Segmented)
         return mended(solve(forward, self.method, whole, self.threads), self.method, problem)
