@@ -15,16 +15,16 @@ View = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 class DrivenDiscrete(AbstractDiscrete):
     """Those of `known`, seen through `view`: `(t, x, p)` to the states and parameters of the mechanism.
 
+    `moved` says whether what was learned may move what stands still in the mechanism, so that time alone moves nothing.
     Events set states of the mechanism alone, which come first among the states of a hybrid.
     """
 
-    def __init__(self, known: AbstractDiscrete, view: View) -> None:
+    def __init__(self, known: AbstractDiscrete, view: View, moved: bool) -> None:
         super().__init__()
         self._known, self._view = known, view
         self.modes, self.delays, self.events = known.modes, known.delays, known.events
         self.nested, self.driving, self.watched = known.nested, known.driving, known.watched
-        # What stands still in the mechanism may be moved by what was learned.
-        self.register_buffer("timed", torch.zeros_like(known.timed), persistent=False)
+        self.register_buffer("timed", torch.zeros_like(known.timed) if moved else known.timed, persistent=False)
         for name in ("step", "owner", "target", "persistent", "initially", "values_at_trigger"):
             self.register_buffer(name, getattr(known, name), persistent=False)
 

@@ -92,7 +92,13 @@ class HybridField(AbstractCoupled):
     @property
     def discrete(self) -> AbstractDiscrete | None:
         known = self.known.discrete
-        return None if known is None else DrivenDiscrete(known, self._view)
+        return None if known is None else DrivenDiscrete(known, self._view, self._moves_what_stands())
+
+    def _moves_what_stands(self) -> bool:
+        """Whether a parameter is driven, or a learned flux moves a state that nothing in the mechanism moves."""
+        still = (self.known.net == 0).all(-1)
+        nets = [cast(Tensor, cast(FluxResidual, residual).net) for residual in self.residuals]
+        return len(self.drives) > 0 or any(bool((net[still] != 0).any()) for net in nets)
 
     def _view(self, t: Tensor, x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         return self.amounts(x), self.driven_parameters(t, x, p)
