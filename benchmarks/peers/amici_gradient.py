@@ -20,7 +20,7 @@ def prepare(request: Request) -> Evaluate:
     given = Evidence.read(Path(request.task))
     source = Path(request.options["problem"])
     problem = Problem.from_yaml(str(source / f"{source.name}.yaml"))
-    model = import_petab_problem(problem, model_output_dir=tempfile.mkdtemp(), model_name="m", verbose=logging.ERROR)
+    model = import_petab_problem(problem, output_dir=tempfile.mkdtemp(), model_name="m", verbose=logging.ERROR)
     solver = model.create_solver()
     solver.set_sensitivity_order(amici.sim.sundials.SensitivityOrder.first)
     solver.set_sensitivity_method(amici.sim.sundials.SensitivityMethod.forward)
