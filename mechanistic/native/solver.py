@@ -1,6 +1,6 @@
 """Whole solves in compiled code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, cast, final
@@ -249,9 +249,30 @@ def filled_workspace(forward: Forward, problem: Problem, budget: int) -> Any:
     return work
 
 
-@lru_cache(maxsize=64)
 def written(field: AbstractVectorField) -> Program | str:
     """The program of a field, or in a sentence why there is none; kept for those used last."""
+    return _written(field, _parts(field))
+
+
+def built(field: AbstractVectorField) -> Forward | None:
+    """The kernels of a field; kept for those used last."""
+    return _built(field, _parts(field))
+
+
+def built_backward(field: AbstractVectorField, method: str) -> Backward:
+    """The kernels that go back through the steps of a method; kept for those used last."""
+    return _built_backward(field, _parts(field), method)
+
+
+def _parts(field: AbstractVectorField) -> Hashable:
+    """What a program follows from: networks may be replaced within a field, and constants of theirs be loaded."""
+    if isinstance(field, RateField):
+        return ()
+    return tuple(field.modules()), tuple((id(buffer), buffer._version) for buffer in field.buffers())
+
+
+@lru_cache(maxsize=64)
+def _written(field: AbstractVectorField, parts: Hashable) -> Program | str:
     if isinstance(field, RateField):
         return Program.of(field)
     if not isinstance(field, AbstractCoupled):
@@ -261,14 +282,12 @@ def written(field: AbstractVectorField) -> Program | str:
 
 
 @lru_cache(maxsize=64)
-def built(field: AbstractVectorField) -> Forward | None:
-    """The kernels of a field; kept for those used last."""
-    return build_forward(cast(Program, written(field)))
+def _built(field: AbstractVectorField, parts: Hashable) -> Forward | None:
+    return build_forward(cast(Program, _written(field, parts)))
 
 
 @lru_cache(maxsize=64)
-def built_backward(field: AbstractVectorField, method: str) -> Backward:
-    """The kernels that go back through the steps of a method; kept for those used last."""
-    backward = build_backward(cast(Program, written(field)), method)
+def _built_backward(field: AbstractVectorField, parts: Hashable, method: str) -> Backward:
+    backward = build_backward(cast(Program, _written(field, parts)), method)
     assert backward is not None
     return backward

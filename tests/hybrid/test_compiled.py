@@ -109,3 +109,16 @@ def test_what_is_no_perceptron_stays_with_the_torch_engine_and_says_why() -> Non
     assert "the network `Square` is not one that `neural.mlp` describes" in found.engine
     with pytest.raises(SolveError, match="`Square`"):
         simulate(field, [1.0], engine=Native())
+
+
+def test_a_network_that_is_replaced_or_rescaled_is_seen() -> None:
+    field = HybridField(RateField(TWO), FluxResidual(TWO, mlp((5,)), extra=["central ->"]))
+    same(field, Tsit5())
+    other = HybridField(RateField(TWO), FluxResidual(TWO, mlp((3, 4)), extra=["central ->"]))
+    field.residuals = other.residuals
+    same(field, Tsit5())
+    with torch.no_grad():
+        for buffer in field.residuals.buffers():
+            if buffer.is_floating_point():
+                buffer.mul_(1.5)
+    same(field, Tsit5())
