@@ -1,6 +1,8 @@
 """AMICI: value and gradient of a log-likelihood by CVODES with forward sensitivities."""
 
 import logging
+import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +19,8 @@ def prepare(request: Request) -> Evaluate:
     from amici.sim.sundials.petab.v1 import simulate_petab
     from petab.v1 import Problem
 
+    # The SWIG that wraps a model must be the one that AMICI was built with: that of this environment.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     given = Evidence.read(Path(request.task))
     source = Path(request.options["problem"])
     problem = Problem.from_yaml(str(source / f"{source.name}.yaml"))
@@ -31,7 +35,10 @@ def prepare(request: Request) -> Evaluate:
     def evaluate(rtol: float) -> np.ndarray:
         solver.set_relative_tolerance(rtol)
         solver.set_absolute_tolerance(1e-3 * rtol)
-        found = simulate_petab(problem, model, solver, theta, scaled_parameters=True, scaled_gradients=True)
+        found = simulate_petab(
+            problem, amici_model=model, solver=solver, problem_parameters=theta, scaled_parameters=True,
+            scaled_gradients=True,
+        )  # fmt: skip
         return -np.r_[found["llh"], [found["sllh"][name] for name in names]]
 
     return evaluate
