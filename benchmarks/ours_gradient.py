@@ -38,7 +38,9 @@ def prepare(request: Request) -> Evaluate:
     def evaluate(rtol: float) -> np.ndarray:
         if rtol not in prepared:
             tolerance = mech.Tolerance(rtol, ABSOLUTE * rtol)
-            prepared[rtol] = mech.prepare(field, torch.as_tensor(given.times), tolerance=tolerance)
+            prepared[rtol] = mech.prepare(
+                field, torch.as_tensor(given.times), solver=mech.Rodas5P(), tolerance=tolerance
+            )
         theta = torch.as_tensor(given.theta).requires_grad_()
         solution = prepared[rtol](filled(theta, base, place))
         x = solution.states[condition, time]

@@ -130,6 +130,7 @@ class Library:
         self._given = _Given(program, factorisation)
         self._engine = empty_engine()
         self._loaded: set[str] = set()
+        self._addresses: dict[str, int] = {}
         self._lock = RLock()
 
     @property
@@ -140,8 +141,10 @@ class Library:
     def address(self, name: str) -> int:
         """Where a kernel is."""
         with self._lock:
-            self._load(group_of(name))
-            return int(self._engine.get_function_address(name))
+            if name not in self._addresses:
+                self._load(group_of(name))
+                self._addresses[name] = int(self._engine.get_function_address(name))
+            return self._addresses[name]
 
     def _load(self, name: str) -> None:
         if name in self._loaded:

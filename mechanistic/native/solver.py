@@ -96,9 +96,11 @@ def refusals(problem: Problem) -> list[str]:
 
 def mended(outcome: Outcome, method: AbstractMethod, problem: Problem) -> Outcome:
     """The outcome of compiled code, with the subjects whose linear systems may need pivoting solved in PyTorch."""
+    if isinstance(method, Tsit5) or not bool(outcome.status.any()):
+        return outcome
     failed = (outcome.status == Status.MIN_STEP) | (outcome.status == Status.NOT_FINITE)
     rows = failed.nonzero().squeeze(1)
-    if isinstance(method, Tsit5) or not len(rows):
+    if not len(rows):
         return outcome
     others = method.solve(problem.select(rows))
     names = ("states", "status", "reached", "culprit")

@@ -29,9 +29,11 @@ _GOLDEN = 0.6180339887498949
 
 def wants_gradient(problem: Problem) -> bool:
     """Whether a derivative of the solution may be asked for."""
+    if not torch.is_grad_enabled():
+        return False
     given = (problem.parameters, problem.initial, problem.stops.times, problem.stops.jumps, problem.stops.rates)
-    learnable = (*given, *problem.field.parameters())
-    return torch.is_grad_enabled() and any(value.requires_grad for value in learnable)
+    # Weights last: to find them takes longer than a small solve.
+    return any(v.requires_grad for v in given) or any(w.requires_grad for w in problem.field.parameters())
 
 
 def cast_shadow(x: Tensor, scales: Tensor) -> Tensor:
