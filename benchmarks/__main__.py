@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import demands, gradients, report, solving
+from benchmarks import demands, gradients, report, solving, training
 from benchmarks.models import Absent
 from benchmarks.rows import ROWS, Row, row_named
 from benchmarks.solving import Plan, Result, line
@@ -15,6 +15,7 @@ KINDS: dict[str, Callable[[Row, Plan], Result]] = {
     "gradient": gradients.measure,
     "first": demands.first_result,
     "million": demands.million,
+    "training": training.measure,
 }
 """How rows are measured."""
 

@@ -35,29 +35,31 @@ def curve(answer: Answer, reference: np.ndarray) -> Curve:
     return Curve(answer.tool, answer.versions, answer.settings, answer.setup, tuple(points), answer.problem)
 
 
-def compared_at(peer: Curve) -> float | None:
-    """The error at which a peer is compared: its own at the usual tolerance, but no more than `WANTED`."""
+def compared_at(peer: Curve, wanted: float = WANTED) -> float | None:
+    """The error at which a peer is compared: its own at the usual tolerance, but no more than what is wanted."""
     usual = [point.error for point in peer.points if point.rtol == USUAL]
-    return min(usual[0], WANTED) if usual and np.isfinite(usual[0]) else None
+    return min(usual[0], wanted) if usual and np.isfinite(usual[0]) else None
 
 
-def ratio(peer: Curve, ours: Curve) -> float | None:
+def ratio(peer: Curve, ours: Curve, wanted: float = WANTED) -> float | None:
     """The peer's time over ours at `compared_at`; None where one of them does not reach it."""
-    error = compared_at(peer)
+    error = compared_at(peer, wanted)
     if error is None:
         return None
     theirs, own = (seconds_at(list(each.points), error) for each in (peer, ours))
     return None if theirs is None or own is None else theirs / own
 
 
-def judged(row: Row, ours: Curve, peers: list[Curve], disagreement: float | None = None) -> Result:
+def judged(
+    row: Row, ours: Curve, peers: list[Curve], disagreement: float | None = None, wanted: float = WANTED
+) -> Result:
     """The row against the peer that is fastest, by the smallest ratio."""
-    found = [(r, peer) for peer in peers if (r := ratio(peer, ours)) is not None]
+    found = [(r, peer) for peer in peers if (r := ratio(peer, ours, wanted)) is not None]
     if not found:
         why = "; ".join(f"{c.tool}: {c.problem or 'no common error'}" for c in (ours, *peers))
         return Result(row, problem=why, disagreement=disagreement, curves=(ours, *peers))
     smallest, fastest = min(found, key=lambda pair: pair[0])
-    error = compared_at(fastest)
+    error = compared_at(fastest, wanted)
     return Result(row, smallest, error, fastest.tool, "", disagreement, (ours, *peers))
 
 

@@ -48,6 +48,8 @@ ROWS = (
         Row(f"gradient_{c}", "log-likelihood and gradient", c, target, _GRADIENTS, "rodas5p", kind="gradient")
         for c, target in (("boehm", 8.0), ("fujita", 15.0), ("bachmann", 7.0))
     ),
+    Row("training_pk", "a training step, beside one clock", "pk", 2.5, ("one clock",), "tsit5", kind="training"),
+    Row("training_pk_vmap", "a training step, beside vmap", "pk", 4.0, ("vmap",), "tsit5", kind="training"),
 )
 
 

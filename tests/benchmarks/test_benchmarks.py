@@ -2,20 +2,23 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import mechanistic as mech
-from benchmarks import populations, report
+from benchmarks import ours_training, populations, report
 from benchmarks.__main__ import KINDS, main
 from benchmarks.compare import FLOOR, Point, errors, front, seconds_at
 from benchmarks.equations import Hoisted, numba_source, torch_source
 from benchmarks.evaluating import gradient_error
 from benchmarks.exchange import Answer, Measured, Request, Task
 from benchmarks.gradients import PROBLEMS
+from benchmarks.hybrids import Training
 from benchmarks.models import CASES, model_of
+from benchmarks.ours_training import batch
 from benchmarks.rows import ROWS
 from benchmarks.solving import Curve, Result, line
 
@@ -131,3 +134,20 @@ def test_patients_side_by_side_have_the_rates_that_each_has_alone():
     x = torch.linspace(1.0, 9.0, 9).double().reshape(3, 3)
     rates = names["rates"](0.0, x, names["constants"](p))
     assert torch.allclose(rates, field(torch.zeros(()).double(), x, p), rtol=1e-13)
+
+
+def test_a_training_step_is_the_gradient_of_its_loss(tmp_path):
+    """Against the loss itself, moved along one direction of weights and parameters; gates have kinks, hence 1e-4."""
+    batch().write(tmp_path / "batch.npz")
+    given = Training.read(tmp_path / "batch.npz")
+    request = Request(str(tmp_path), "", (1e-8,), 1, 1, 0.0, 1)
+    found = ours_training.prepare(request)(1e-8)
+    parts = [given.parameters, *given.layers]
+    moves = [np.cos(1.0 + np.arange(part.size)).reshape(part.shape) for part in parts]
+    slope = found[1:] @ np.concatenate([move.ravel() for move in moves])
+    losses = []
+    for step in (1e-4, -1e-4):
+        parameters, *layers = (part + step * move for part, move in zip(parts, moves, strict=True))
+        replace(given, parameters=parameters, layers=tuple(layers)).write(tmp_path / "batch.npz")
+        losses.append(ours_training.prepare(request)(1e-8)[0])
+    assert slope == pytest.approx((losses[0] - losses[1]) / 2e-4, rel=1e-4)

@@ -1,0 +1,38 @@
+"""Measures a training step of a hybrid: pharmacokinetics with a learned elimination, the gradient of everything."""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evaluating import answer_path, curve, gradient_error, judged
+from benchmarks.exchange import Request
+from benchmarks.ours_training import batch
+from benchmarks.rows import Row
+from benchmarks.solving import RTOLS, Plan, Result, run
+
+KINKED = 1e-3
+"""Error of the gradient at which tools may be compared: a flux changes its gate with its sign, and at such a kink the
+derivative of a numerical solution comes closer to the exact one no faster than the first power of the step."""
+
+
+def measure(row: Row, plan: Plan) -> Result:
+    """Runs the row; the reference is diffrax at 1e-11, and the disagreement its distance from 1e-10."""
+    folder = plan.out / "tasks" / row.name
+    folder.mkdir(parents=True, exist_ok=True)
+    batch().write(folder / "batch.npz")
+    request = Request(str(folder), str(answer_path(folder, "ours")), RTOLS, 1, 1, plan.budget, plan.repeats)
+
+    def peer(name: str, rtols: tuple[float, ...], repeats: int) -> Any:
+        asked = replace(request, answer=str(answer_path(folder, name.replace(" ", "_"))), rtols=rtols, repeats=repeats,
+                        options={"clock": name})  # fmt: skip
+        return run("benchmarks.peers.diffrax_training", asked, str(plan.python), plan.limit)
+
+    answer = peer("reference", (1e-10, 1e-11), 1)
+    if answer.problem:
+        return Result(row, problem=f"no reference: {answer.problem}")
+    looser, reference = (np.load(point.states) for point in answer.points)
+    ours = curve(run("benchmarks.ours_training", request, sys.executable, plan.limit), reference)
+    peers = [curve(peer(name, RTOLS, plan.repeats), reference) for name in row.peers]
+    return judged(row, ours, peers, gradient_error(looser, reference), KINKED)
