@@ -74,6 +74,8 @@ def prepare() -> None:
     import torch
 
     torch.set_num_threads(1)
+    # Machine code is kept on disk on purpose; here every file that is written counts.
+    os.environ["KINETWIN_CODE_CACHE"] = "off"
     quantities = listed("Parameters", parameter("x", "1", constant=False), parameter("k", "1"))
     warm = listed("FunctionDefinitions", function("f", "a", apply("sin", "a"))), quantities
     _solved(sbml(*warm, listed("Rules", rate("x", apply("times", "k", "x")))), "solve")
