@@ -222,7 +222,8 @@ class _Translator:
 
     def _guarded(self, b: TapeBuilder, pairs: list[Any], slots: Mapping[sympy.Symbol, int], condition: int) -> int:
         """Branches whose symbols pass no gradient where `condition` does not hold."""
-        used = set().union(*(part.free_symbols for pair in pairs for part in pair))
+        # In the order of their slots: that of a set differs from process to process, and with it the machine code.
+        used = sorted(set().union(*(part.free_symbols for pair in pairs for part in pair)), key=slots.__getitem__)
         plain = all(isinstance(value, sympy.Symbol | sympy.Number) for value, _ in pairs)
         guards = {s: slots[s] if plain else b.apply("guard", condition, slots[s]) for s in used}
         return self._piecewise(b, pairs, {**slots, **guards})

@@ -227,6 +227,32 @@ def test_keys_differ_where_contents_do(kept: Path):
         key_of(object())
 
 
+def test_every_process_finds_the_same_key():
+    """Sets of symbols have another order in every process; conditions and events must not show it."""
+    script = """
+        from sympy import Piecewise
+        from mechanistic import KineticModel, Parameter, RateField, State, symbol, time
+        from mechanistic.native import cache
+        from mechanistic.native.conditions import Conditions
+        from mechanistic.native.program import Program
+        cache._surroundings = lambda: b"here"
+        a, b, c, x, y = (symbol(name) for name in "abcxy")
+        rate = Piecewise((a * time + b * x * y, (time <= c) | (x * y > a + b)), (b * y - c * x, True))
+        states = (State("x", 1.0), State("y", 2.0))
+        model = KineticModel("switched", states, tuple(Parameter(n, 1.0) for n in "abc"), rates={"x": rate, "y": -y})
+        field = RateField(model)
+        print(cache.key_of(Program.of(field), Conditions.of(field)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    keys = {
+        subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("0", "1", "2", "3")
+    }
+    assert len(keys) == 1
+
+
 def _write_and_read(folder: Path, number: int) -> bool:
     store = Store(folder, limit=40 * (HEADER + 5000))
     fine = True
