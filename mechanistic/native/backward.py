@@ -6,7 +6,6 @@ A step is computed again from its start and then gone through in reverse, stage 
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from llvmlite import ir
 
 from mechanistic.compile.reverse import pullback
@@ -33,8 +32,7 @@ def backward_workspace(program: Program, factors: int) -> Workspace:
         "slope": n, "right": n, "passed": n, "stages": 8 * n, "arguments": 8 * n, "back": 8 * n, "solved": 8 * n,
         "jacobian": entries, "factors": factors, "linear": n + entries,
     }  # fmt: skip
-    starts = np.cumsum([0, *sizes.values()]).tolist()
-    return Workspace(dict(zip(sizes, starts, strict=False)), starts[-1])
+    return Workspace.in_order(sizes)
 
 
 def emit_pullbacks(kernels: Kernels, program: Program) -> None:

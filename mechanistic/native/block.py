@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import final
 
 import numpy as np
@@ -71,12 +72,18 @@ class Workspace:
         sizes = dict.fromkeys(SINGLE, 1) | dict.fromkeys(STATE, n)
         sizes |= {"constants": program.constants, "held": program.held + program.handles}
         sizes |= {"stages": 8 * n, "dense": 4 * n, "jacobian": program.entries, "factors": factors}
-        places = {}
-        total = 0
-        for name, count in sizes.items():
-            places[name] = total
-            total += count
-        return cls(places, total)
+        return cls.in_order(sizes)
+
+    @classmethod
+    def in_order(cls, sizes: Mapping[str, int], start: int = 0) -> "Workspace":
+        """Arrays of these sizes one after the other, the first of them at an element."""
+        edges = list(accumulate(sizes.values(), initial=start))
+        return cls(dict(zip(sizes, edges, strict=False)), edges[-1])
+
+    def extended(self, sizes: Mapping[str, int]) -> "Workspace":
+        """The workspace with more arrays behind it."""
+        more = Workspace.in_order(sizes, self.size)
+        return Workspace({**self.places, **more.places}, more.size)
 
 
 @final

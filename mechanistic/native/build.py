@@ -12,7 +12,7 @@ from mechanistic.native.cache import key_of, store
 from mechanistic.native.coupled import emit_linearise, emit_rates
 from mechanistic.native.emit import Kernels
 from mechanistic.native.gradient import Backward
-from mechanistic.native.machine import empty_engine, load, object_code
+from mechanistic.native.machine import empty_engine, engine_of, load, object_code
 from mechanistic.native.program import Program
 from mechanistic.native.shadows import emit_shadows
 from mechanistic.native.sparse import Factorisation, factorise
@@ -180,9 +180,7 @@ def machine_code(label: str, program: object, emit: Callable[[], Kernels]) -> by
 
 def compile_kernels(kernels: Kernels) -> Any:
     """An execution engine that holds the machine code of a module."""
-    engine = empty_engine()
-    load(engine, object_code(kernels))
-    return engine
+    return engine_of(object_code(kernels))
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ from torch import Tensor
 from mechanistic.compile import RateField
 from mechanistic.compile.families import Expressions, Family
 from mechanistic.compile.tape import Tape, TapeBuilder
-from mechanistic.native.program import split
+from mechanistic.native.program import input_register, replayed, split
 
 
 @final
@@ -30,7 +30,7 @@ class Conditions:
         """The conditions of a field that has modes."""
         n, k = len(field.state_names), len(field.parameter_names)
         builder = TapeBuilder(1 + n + k)
-        offsets = {"t": 0, "s": 1, "p": 1 + n}
+        offsets = {"s": 1, "p": 1 + n}
         assert field.discrete is not None
         values: list[int] = []
         for layer in field.discrete.layers:
@@ -46,8 +46,8 @@ def _registers(b: TapeBuilder, part: Expressions, offsets: Mapping[str, int], va
         columns = cast(Tensor, family.columns).tolist()
         for index, member in enumerate(family.members):
             inputs = [
-                values[row[index]] if kind == "a" else offsets[kind] + row[index]
+                input_register(kind, row[index], offsets, values)
                 for kind, row in zip(family.kinds, columns, strict=True)
             ]
-            results[member] = b.replay(family.value, inputs)[family.value.outputs[0]]
+            results[member] = replayed(b, family.value, inputs)[0]
     return results

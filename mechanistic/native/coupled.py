@@ -16,7 +16,7 @@ from mechanistic.compile.coupled import Coupled
 from mechanistic.compile.forward import slopes
 from mechanistic.compile.reverse import pullback
 from mechanistic.compile.tape import Tape, TapeBuilder
-from mechanistic.native.dense import scalar_at, scratch
+from mechanistic.native.dense import scratch
 from mechanistic.native.emit import INDEX, MASK, Code, Kernels, places, vector
 from mechanistic.native.lanes import LANES
 from mechanistic.native.network import (
@@ -27,7 +27,7 @@ from mechanistic.native.network import (
     emit_slopes_back,
     sums_of,
 )
-from mechanistic.native.program import Program, split, written_out
+from mechanistic.native.program import Program, replayed, split, written_out
 
 WEIGHTS, TOP, SUMS = range(3)
 """Addresses, in the order in which they stand after the held values."""
@@ -48,13 +48,13 @@ def program_of(description: Coupled) -> Program:
     b = TapeBuilder(1 + n + k + held + outputs + derivatives)
     given, modes = range(1 + n + k), range(1 + n + k, 1 + n + k + held)
     found = range(modes.stop, modes.stop + outputs)
-    seen = _replayed(b, description.seen, given)
-    parameters = _replayed(b, description.driven, [*given, *found])
+    seen = replayed(b, description.seen, given)
+    parameters = replayed(b, description.driven, [*given, *found])
     count = len(known.state_names)
     alone, _, inner = written_out(known, count, len(known.parameter_names), held)
-    rates = _replayed(b, inner.finish(alone), [*range(1 + count), *parameters, *modes])
+    rates = replayed(b, inner.finish(alone), [*range(1 + count), *parameters, *modes])
     rates += [b.constant(0.0)] * (n - count)
-    learned = _replayed(b, description.learned, [*given, *found])
+    learned = replayed(b, description.learned, [*given, *found])
     rates = [b.apply("add", rate, added) for rate, added in zip(rates, learned, strict=True)]
     jacobian = _jacobian(b, description, rates, seen, found)
     entries = sorted(key for key in jacobian if key[1] < n)
@@ -68,11 +68,6 @@ def program_of(description: Coupled) -> Program:
         tuple(row for row, _ in entries), tuple(column for _, column in entries), tuple(timed),
         description.networks, moving.only(moving.outputs[size:]),
     )  # fmt: skip
-
-
-def _replayed(b: TapeBuilder, tape: Tape, inputs: Sequence[int]) -> list[int]:
-    place = b.replay(tape, inputs)
-    return [place[output] for output in tape.outputs]
 
 
 def _jacobian(
@@ -239,7 +234,7 @@ def _emit_pullback(kernels: Kernels, name: str, tape: Tape, stack: Stack) -> Non
         for i, (network, weights) in enumerate(zip(program.networks, handles.weights(program), strict=True)):
             by_slopes = [code.at(more["slopes"], slope)] if stack.sloped else []
             code.call(f"{name}_network{i}", weights, parts.frame(i), code.at(found, output), *by_slopes,
-                      code.at(asked, first), scalar_at(code, handles.pointer(SUMS), sums))  # fmt: skip
+                      code.at(asked, first), code.number_at(handles.pointer(SUMS), sums))  # fmt: skip
             first, output = first + network.inputs, output + network.outputs
             slope, sums = slope + network.outputs * network.inputs, sums + sums_of(network)
         assert program.seen is not None
@@ -268,7 +263,7 @@ class _Handles:
         """Where those of each network start."""
         first = self.pointer(WEIGHTS)
         for start in accumulate((network.weights for network in program.networks[:-1]), initial=0):
-            yield scalar_at(self.code, first, start)
+            yield self.code.number_at(first, start)
 
 
 @final
@@ -322,7 +317,7 @@ def _pull(
     wanted = [(label, i) for label in (*added, *stored) for i in range(sizes[label])]
     back = pullback(tape, [starts[label] + i for label, i in wanted])
     kept = [(output, key) for output, key in zip(back.outputs, wanted, strict=True)
-            if key[0] in stored or not _is_zero(back, output)]  # fmt: skip
+            if key[0] in stored or back.number(output) != 0]  # fmt: skip
     targets = {**added, **stored}
 
     def write(value: ir.Value, array: ir.Value, index: int) -> None:
@@ -334,10 +329,3 @@ def _pull(
     seeds = [(arrays[len(sizes)], i) for i in range(len(tape.outputs))]
     inputs = [*given, *[given[0]] * (tape.slots - total), *seeds]
     code.run(back.only([output for output, _ in kept]), inputs, [(targets[label], i) for _, (label, i) in kept], write)
-
-
-def _is_zero(tape: Tape, register: int) -> bool:
-    if register < tape.slots:
-        return False
-    instruction = tape.instructions[register - tape.slots]
-    return instruction.operation == "const" and instruction.value == 0

@@ -11,7 +11,7 @@ from mechanistic.native.block import Block, Workspace
 from mechanistic.native.build import Forward, machine_code
 from mechanistic.native.conditions import Conditions
 from mechanistic.native.emit import Kernels, vector
-from mechanistic.native.machine import empty_engine, load
+from mechanistic.native.machine import engine_of
 from mechanistic.native.watching import Watch
 from mechanistic.solve.crossing import SAMPLES
 
@@ -61,18 +61,13 @@ def build_crossings(field: RateField, forward: Forward) -> Crossings:
         _emit(kernels, conditions, workspace, sizes)
         return kernels
 
-    engine = empty_engine()
-    load(engine, machine_code("crossings", (forward.program, conditions), emitted))
-    return Crossings(conditions, workspace, shares, engine)
+    code = machine_code("crossings", (forward.program, conditions), emitted)
+    return Crossings(conditions, workspace, shares, engine_of(code))
 
 
 def _extended(workspace: Workspace, conditions: Conditions) -> Workspace:
-    places, size = dict(workspace.places), workspace.size
-    counts = dict.fromkeys(SINGLE, 1) | {"known": len(conditions.prepare.outputs), "now": len(conditions.modes.outputs)}
-    for name, count in counts.items():
-        places[name] = size
-        size += count
-    return Workspace(places, size)
+    counts = {"known": len(conditions.prepare.outputs), "now": len(conditions.modes.outputs)}
+    return workspace.extended(dict.fromkeys(SINGLE, 1) | counts)
 
 
 def _emit(kernels: Kernels, conditions: Conditions, workspace: Workspace, sizes: Sequence[int]) -> None:

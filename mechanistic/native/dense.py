@@ -33,7 +33,7 @@ def multiply(kernels: Kernels, rows: int, columns: int, biased: bool = True) -> 
     name = f"dense_{rows}x{columns}" + ("_biased" if biased else "")
     if name not in kernels.module.globals:
         with inside(kernels, name, 3) as (code, (weights, x, y)):
-            bias = scalar_at(code, weights, rows * columns) if biased else None
+            bias = code.number_at(weights, rows * columns) if biased else None
             _product(code, (rows, columns), (columns, 1), weights, x, y, bias)
     return name
 
@@ -73,23 +73,12 @@ def inside(kernels: Kernels, name: str, arguments: int) -> Iterator[tuple[Code, 
         yield found
 
 
-def scalar_at(code: Code, array: ir.Value, index: ir.Value | int) -> ir.Value:
-    """The address of one number."""
-    place = ir.Constant(INDEX, index) if isinstance(index, int) else index
-    return code.builder.gep(array, [place], source_etype=DOUBLE)
-
-
 def scratch(code: Code, count: int) -> ir.Value:
     """Room for so many vectors on the stack."""
     b = code.builder
     with b.goto_entry_block():
         # Typed by what is allocated, which llvmlite would hold against other types stored there.
         return b.inttoptr(b.ptrtoint(b.alloca(VECTOR, size=max(count, 1)), INDEX), POINTER)
-
-
-def repeated(code: Code, array: ir.Value, index: ir.Value | int) -> ir.Value:
-    """One number of an array in all lanes."""
-    return code.everywhere(code.builder.load(scalar_at(code, array, index), typ=DOUBLE, align=8))
 
 
 def _blocks(rows: int) -> list[tuple[int, int, int]]:
@@ -113,10 +102,8 @@ def _product(
     for first, count, repeats in _blocks(rows):
         with code.loop(repeats) as i:
             row = _shifted(code, i, count, first)
-            start = scalar_at(code, matrix, _shifted(code, row, strides[0], 0))
-            sums = [
-                vector(0.0) if bias is None else repeated(code, scalar_at(code, bias, row), r) for r in range(count)
-            ]
+            start = code.number_at(matrix, _shifted(code, row, strides[0], 0))
+            sums = [vector(0.0) if bias is None else code.repeated(code.number_at(bias, row), r) for r in range(count)]
             whole = inner // UNROLLED
             with code.span(0, whole, *sums) as span:
                 column = _shifted(code, span.index, UNROLLED, 0)
@@ -135,9 +122,9 @@ def _add_column(
     sums: Sequence[ir.Value],
 ) -> list[ir.Value]:  # fmt: skip
     value = code.load(code.at(x, column), offset)
-    place = scalar_at(code, start, _shifted(code, column, strides[1], 0))
+    place = code.number_at(start, _shifted(code, column, strides[1], 0))
     return [
-        code.multiply_add(repeated(code, place, r * strides[0] + offset * strides[1]), value, total)
+        code.multiply_add(code.repeated(place, r * strides[0] + offset * strides[1]), value, total)
         for r, total in enumerate(sums)
     ]
 
@@ -146,20 +133,19 @@ def _add_outer_block(
     code: Code, columns: int, row: ir.Value, count: int, sums: ir.Value, d: ir.Value, turned: ir.Value, biased: bool
 ) -> None:
     width = padded(columns)
-    start = scalar_at(code, sums, _shifted(code, row, width + LANES, 0))
+    start = code.number_at(sums, _shifted(code, row, width + LANES, 0))
     mine = code.at(d, row)
     with code.loop(width // LANES) as j:
-        totals = [code.load(code.at(scalar_at(code, start, r * (width + LANES)), j)) for r in range(count)]
+        totals = [code.load(code.at(code.number_at(start, r * (width + LANES)), j)) for r in range(count)]
         for lane in range(LANES):
-            value = code.load(code.at(scalar_at(code, turned, lane * width), j))
+            value = code.load(code.at(code.number_at(turned, lane * width), j))
             totals = [
-                code.multiply_add(repeated(code, mine, r * LANES + lane), value, total)
-                for r, total in enumerate(totals)
+                code.multiply_add(code.repeated(mine, r * LANES + lane), value, total) for r, total in enumerate(totals)
             ]
         for r, total in enumerate(totals):
-            code.store(total, code.at(scalar_at(code, start, r * (width + LANES)), j))
+            code.store(total, code.at(code.number_at(start, r * (width + LANES)), j))
     for r in range(count if biased else 0):
-        place = scalar_at(code, start, r * (width + LANES) + width)
+        place = code.number_at(start, r * (width + LANES) + width)
         code.store(code.add(code.load(place), code.load(mine, r)), place)
 
 
@@ -168,20 +154,20 @@ def _transpose(code: Code, columns: int, x: ir.Value, turned: ir.Value) -> None:
     width = padded(columns)
     for lane, column in product(range(LANES), range(columns - columns % 4, columns)):
         b = code.builder
-        number = b.load(scalar_at(code, x, column * LANES + lane), typ=DOUBLE, align=8)
-        b.store(number, scalar_at(code, turned, lane * width + column), align=8)
+        number = b.load(code.number_at(x, column * LANES + lane), typ=DOUBLE, align=8)
+        b.store(number, code.number_at(turned, lane * width + column), align=8)
     for lane, column in product(range(LANES), range(columns, width)):
-        code.builder.store(ir.Constant(DOUBLE, 0.0), scalar_at(code, turned, lane * width + column), align=8)
+        code.builder.store(ir.Constant(DOUBLE, 0.0), code.number_at(turned, lane * width + column), align=8)
     with code.loop(columns // 4) as i:
         for half in range(0, LANES, 4):
-            source = scalar_at(code, code.at(x, _shifted(code, i, 4, 0)), half)
-            target = scalar_at(code, turned, _shifted(code, i, 4, half * width))
+            source = code.number_at(code.at(x, _shifted(code, i, 4, 0)), half)
+            target = code.number_at(turned, _shifted(code, i, 4, half * width))
             for lane, value in enumerate(_turn([_quad(code, source, c * LANES) for c in range(4)], code)):
-                code.builder.store(value, scalar_at(code, target, lane * width), align=8)
+                code.builder.store(value, code.number_at(target, lane * width), align=8)
 
 
 def _quad(code: Code, array: ir.Value, index: int) -> ir.Value:
-    return code.builder.load(scalar_at(code, array, index), typ=QUAD, align=8)
+    return code.builder.load(code.number_at(array, index), typ=QUAD, align=8)
 
 
 def _turn(rows: Sequence[ir.Value], code: Code) -> list[ir.Value]:

@@ -17,7 +17,7 @@ from mechanistic.native.emit import Kernels
 from mechanistic.native.gradient import Solve, as_arrays
 from mechanistic.native.lanes import LANES
 from mechanistic.native.laying import Layout
-from mechanistic.native.machine import empty_engine, load
+from mechanistic.native.machine import engine_of
 from mechanistic.native.program import Program
 from mechanistic.native.sensitivity import Calls, Directions, Places, find_readings, go_forward
 from mechanistic.native.shares import in_shares
@@ -93,9 +93,7 @@ def build_tangent(program: Program, method: str) -> Tangent | None:
         emit_tangent(found, program, derivatives, factorisation, layout)
         return found
 
-    engine = empty_engine()
-    load(engine, machine_code(f"{method} tangent", program, kernels))
-    return Tangent.of(derivatives, layout, engine)
+    return Tangent.of(derivatives, layout, engine_of(machine_code(f"{method} tangent", program, kernels)))
 
 
 @lru_cache(maxsize=64)

@@ -150,6 +150,14 @@ class Code:
     def store(self, value: ir.Value, array: ir.Value, index: ir.Value | int = 0) -> None:
         self.builder.store(value, self.at(array, index), align=8)
 
+    def number_at(self, array: ir.Value, index: ir.Value | int = 0) -> ir.Value:
+        """The address of an element of an array of single numbers."""
+        return self.builder.gep(array, [_index(index)], source_etype=DOUBLE)
+
+    def repeated(self, array: ir.Value, index: ir.Value | int = 0) -> ir.Value:
+        """An element of an array of single numbers, in all lanes."""
+        return self.everywhere(self.builder.load(self.number_at(array, index), typ=DOUBLE, align=8))
+
     def call(self, name: str, *arguments: ir.Value) -> None:
         """Calls a function of the module."""
         self.builder.call(self.builder.module.globals[name], list(arguments))

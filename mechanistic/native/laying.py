@@ -1,17 +1,15 @@
 """What all directions of a step share, as kernels: laid out for eight steps side by side, then step by step."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final, final
 
 from llvmlite import ir
 
 from mechanistic.native.derivatives import Derivatives
-from mechanistic.native.emit import DOUBLE, INDEX, NUMBER, Code, Kernels, vector
+from mechanistic.native.emit import INDEX, NUMBER, Code, Kernels, vector
 from mechanistic.native.lanes import LANES
 from mechanistic.native.program import Program
-from mechanistic.native.steps import Block, Workspace
+from mechanistic.native.steps import Block, Workspace, rodas5p_terms
 from mechanistic.solve import rodas5p, tsit5
 
 STAGES: Final = {"tsit5": 7, "rodas5p": 8}
@@ -41,27 +39,22 @@ class Layout:
         """The places for one method; `factors` is how many the factors of a matrix are."""
         n, stages, entries = program.states, STAGES[method], program.entries
         implicit = method == "rodas5p"
-        laid = _in_order({
+        laid = Workspace.in_order({
             "size": 1, "slope": n, "stages": stages * n, "slopes": stages * len(derivatives.slopes.outputs[n:]),
             "factors": implicit * factors, "bends": implicit * len(derivatives.bends.outputs),
             "dense": 4 * n, "turn": implicit * stages * n,
         })  # fmt: skip
         laid = Workspace(laid.places, -(-laid.size // LANES) * LANES)
-        laying = _in_order({
+        laying = Workspace.in_order({
             "time": 1, "point": 1, "diagonal": 1, "x": n, "inputs": n, "constants": program.constants,
             "held": program.held, "argument": n, "right": n, "laid": laid.size,
         })  # fmt: skip
         start = laying.places["laid"]
         laying = Workspace({**laying.places, **{k: start + v for k, v in laid.places.items()}}, laying.size)
-        own = _in_order({"x": n, "inputs": n, "moved": 2, "constants": program.constants})
-        scratch = _in_order({"start": n, "argument": n, "right": n, "stages": stages * n, "bends": entries,
+        own = Workspace.in_order({"x": n, "inputs": n, "moved": 2, "constants": program.constants})
+        scratch = Workspace.in_order({"start": n, "argument": n, "right": n, "stages": stages * n, "bends": entries,
                              "dense": 4 * n})  # fmt: skip
         return cls(method, laying, laid, own, scratch)
-
-
-def _in_order(sizes: Mapping[str, int]) -> Workspace:
-    starts = list(accumulate(sizes.values(), initial=0))
-    return Workspace(dict(zip(sizes, starts, strict=False)), starts[-1])
 
 
 def emit_lay(kernels: Kernels, program: Program, derivatives: Derivatives, layout: Layout) -> None:
@@ -147,12 +140,6 @@ def _slopes_at(block: Block, derivatives: Derivatives, stage: int, node: float) 
               block.array("held"), block.array("right"), block.array("slopes", stage * width))  # fmt: skip
 
 
-def rodas5p_terms(code: Code, change: ir.Value, stages: Sequence[ir.Value]) -> tuple[ir.Value, ...]:
-    """Coefficients of θ, θ², θ³, θ⁴; see `Rodas5P.interpolate`."""
-    first, second, third = (code.combine(row, stages) for row in rodas5p.DENSE)
-    return code.add(change, first), code.sub(second, first), code.sub(third, second), code.builder.fneg(third)
-
-
 def _spread(code: Code, source: ir.Value, rows: ir.Value, count: int) -> None:
     """Transposes `(number, lane)` to `(lane, number)`, a square of eight by eight at a time."""
     b = code.builder
@@ -170,11 +157,5 @@ def _spread(code: Code, source: ir.Value, rows: ir.Value, count: int) -> None:
                     values[place] = b.shuffle_vector(*pair, ir.Constant(ir.VectorType(NUMBER, LANES), mask))
             width *= 2
         for lane, value in enumerate(values):
-            address = number_at(code, rows, b.add(first, ir.Constant(INDEX, lane * count)))
+            address = code.number_at(rows, b.add(first, ir.Constant(INDEX, lane * count)))
             b.store(value, address, align=8)
-
-
-def number_at(code: Code, array: ir.Value, index: ir.Value | int) -> ir.Value:
-    """The address of an element of an array of single numbers."""
-    place = ir.Constant(INDEX, index) if isinstance(index, int) else index
-    return code.builder.gep(array, [place], source_etype=DOUBLE)

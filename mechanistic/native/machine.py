@@ -46,3 +46,10 @@ def load(engine: Any, code: bytes) -> None:
     """Adds machine code to an engine; it may call what the engine has already."""
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
+
+
+def engine_of(code: bytes) -> Any:
+    """An execution engine with machine code that calls nothing else."""
+    engine = empty_engine()
+    load(engine, code)
+    return engine

@@ -19,8 +19,6 @@ from mechanistic.native.dense import (
     multiply,
     multiply_transposed,
     padded,
-    repeated,
-    scalar_at,
     scratch,
 )
 from mechanistic.native.emit import INDEX, Code, Kernels, vector
@@ -96,7 +94,7 @@ def emit_network(kernels: Kernels, name: str, frame: Frame, order: int) -> None:
         before = scratch(code, max(network.widths[1:-1], default=1))
         for i, layer in enumerate(own):
             target = outputs if layer is own[-1] else before
-            matrix = scalar_at(code, weights, layer.weights)
+            matrix = code.number_at(weights, layer.weights)
             code.call(multiply(kernels, layer.rows, layer.columns), matrix, code.at(kept, frame.part(i)), target)
             if layer is not own[-1]:
                 parts = [code.at(kept, frame.part(i + 1, k)) for k in range(order + 1)]
@@ -112,15 +110,15 @@ def emit_slopes(kernels: Kernels, name: str, frame: Frame) -> None:
         last = own[-1]
         for output in range(network.outputs):
             target = code.at(slopes, output * network.inputs)
-            row = scalar_at(code, weights, last.weights + output * last.columns)
+            row = code.number_at(weights, last.weights + output * last.columns)
             hidden = len(own) - 1
             with code.loop(last.columns) as j:
-                value = repeated(code, row, j)
+                value = code.repeated(row, j)
                 if hidden:
                     value = code.mul(value, code.load(code.at(kept, frame.part(hidden, 1)), j))
                 code.store(value, here if hidden else target, j)
             for i in range(hidden - 1, -1, -1):
-                matrix = scalar_at(code, weights, own[i].weights)
+                matrix = code.number_at(weights, own[i].weights)
                 result = there if i else target
                 code.call(multiply_transposed(kernels, own[i].rows, own[i].columns), matrix, here, result)
                 if i:
@@ -173,7 +171,7 @@ class _Network:
     sums: ir.Value
 
     def matrix(self, code: Code, layer: Layer) -> ir.Value:
-        return scalar_at(code, self.weights, layer.weights)
+        return code.number_at(self.weights, layer.weights)
 
     def at(self, code: Code, layer: int, order: int = 0) -> ir.Value:
         return code.at(self.kept, self.frame.part(layer, order))
@@ -189,7 +187,7 @@ def _back(
     here, there = scratch(code, width), scratch(code, width)
     for i in range(len(own) - 1, -1, -1):
         layer, given = own[i], cotangent if i == len(own) - 1 else here
-        sums = scalar_at(code, parts.sums, layer.sums)
+        sums = code.number_at(parts.sums, layer.sums)
         code.call(add_outer(kernels, layer.rows, layer.columns), sums, given, parts.at(code, i))
         target = there if i else result
         code.call(multiply_transposed(kernels, layer.rows, layer.columns), parts.matrix(code, layer), given, target)
@@ -211,7 +209,7 @@ def _direction_back(
         code.store(vector(float(i == output)), here, i)
     for i in range(len(own) - 1, -1, -1):
         layer = own[i]
-        sums = scalar_at(code, parts.sums, layer.sums)
+        sums = code.number_at(parts.sums, layer.sums)
         code.call(_outer_without_bias(kernels, layer), sums, here, moved[i])
         if i == 0:
             break

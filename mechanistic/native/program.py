@@ -114,10 +114,12 @@ def _expressions(
         columns = cast(Tensor, family.columns).tolist()
         for index, member in enumerate(family.members):
             places = [row[index] for row in columns]
-            inputs = [_input(kind, place, offsets, values) for kind, place in zip(family.kinds, places, strict=True)]
-            results[member] = _outputs(b, family.value, inputs)[0]
+            inputs = [
+                input_register(kind, place, offsets, values) for kind, place in zip(family.kinds, places, strict=True)
+            ]
+            results[member] = replayed(b, family.value, inputs)[0]
             terms: dict[int, list[int]] = {}
-            for slot, slope in zip(family.slopes, _outputs(b, family.derivative, inputs), strict=True):
+            for slot, slope in zip(family.slopes, replayed(b, family.derivative, inputs), strict=True):
                 if family.kinds[slot] == "a":
                     for column, inner in slopes[places[slot]].items():
                         terms.setdefault(column, []).append(b.apply("mul", slope, inner))
@@ -127,14 +129,14 @@ def _expressions(
     return results, derivatives
 
 
-def _input(kind: str, place: int, offsets: Mapping[str, int], values: Sequence[int]) -> int:
+def input_register(kind: str, place: int, offsets: Mapping[str, int], values: Sequence[int]) -> int:
     """The register that a slot of a family reads."""
     if kind == "t":
         return 0
     return values[place] if kind == "a" else offsets[kind] + place
 
 
-def _outputs(b: TapeBuilder, tape: Tape, inputs: Sequence[int]) -> list[int]:
+def replayed(b: TapeBuilder, tape: Tape, inputs: Sequence[int]) -> list[int]:
     """Registers of the outputs of a tape that reads `inputs`."""
     place = b.replay(tape, inputs)
     return [place[output] for output in tape.outputs]

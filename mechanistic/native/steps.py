@@ -3,12 +3,13 @@
 Only what happens seldom is left to the driver: stops, failures, and the next subject of a lane.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 
 from mechanistic.native.block import EMPTY, INFINITY, SPACING, Block, Workspace
-from mechanistic.native.emit import DOUBLE, INDEX, VECTOR, Kernels, vector
+from mechanistic.native.emit import DOUBLE, INDEX, VECTOR, Code, Kernels, vector
 from mechanistic.native.outputs import read
 from mechanistic.native.program import Program
 from mechanistic.native.verdict import decide, judge
@@ -19,7 +20,7 @@ from mechanistic.solve.loop import FAR_BEYOND, PROBED, STIFF_BOUND, STIFF_STEPS
 RESIDUAL, LEAST = 1e-3, 1e-13
 """Backward error of the linear systems of a step that is allowed, relative to the tolerance, and at least."""
 
-__all__ = ["EMPTY", "INFINITY", "SPACING", "Block", "Workspace", "emit_steps", "part_of_scale"]
+__all__ = ["EMPTY", "INFINITY", "SPACING", "Block", "Workspace", "emit_steps", "part_of_scale", "rodas5p_terms"]
 
 
 def emit_steps(kernels: Kernels, program: Program, workspace: Workspace) -> None:
@@ -313,11 +314,15 @@ def _rodas5p_dense(block: Block) -> None:
     code = block.code
     for i in block.each():
         stages = block.stages(8, i)
-        first, second, third = (code.combine(row, stages) for row in rodas5p.DENSE)
         change = code.sub(block.load("end", i), block.load("x", i))
-        powers = (code.add(change, first), code.sub(second, first), code.sub(third, second), code.builder.fneg(third))
-        for power, value in enumerate(powers):
+        for power, value in enumerate(rodas5p_terms(code, change, stages)):
             block.store(value, "dense", i, power)
+
+
+def rodas5p_terms(code: Code, change: ir.Value, stages: Sequence[ir.Value]) -> tuple[ir.Value, ...]:
+    """Coefficients of θ, θ², θ³, θ⁴; see `Rodas5P.interpolate`."""
+    first, second, third = (code.combine(row, stages) for row in rodas5p.DENSE)
+    return code.add(change, first), code.sub(second, first), code.sub(third, second), code.builder.fneg(third)
 
 
 def _take(block: Block, *, explicit: bool) -> None:

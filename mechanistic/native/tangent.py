@@ -14,12 +14,13 @@ from typing import final
 from llvmlite import ir
 
 from mechanistic.native.derivatives import Derivatives, Pattern
-from mechanistic.native.emit import DOUBLE, INDEX, STRETCH, Code, Kernels, vector
-from mechanistic.native.laying import STAGES, Layout, emit_lay, number_at, rodas5p_terms
+from mechanistic.native.emit import INDEX, STRETCH, Code, Kernels, vector
+from mechanistic.native.laying import STAGES, Layout, emit_lay
 from mechanistic.native.program import Program
 from mechanistic.native.sparse import Factorisation
 from mechanistic.native.sparse_ir import WRITTEN_OUT
 from mechanistic.native.sparse_loops import Lists
+from mechanistic.native.steps import rodas5p_terms
 from mechanistic.solve import rodas5p, tsit5
 
 
@@ -53,14 +54,6 @@ def emit_tangent(
         for name, body in zip(("push", "read"), bodies, strict=True):
             with kernels.function(f"{name}{suffix}", 4) as (code, bases):
                 body(_Push(code, layout, program, derivatives, bases, nodes, moving))
-
-
-# Numbers of one step, the same for all lanes
-
-
-def _scalar(code: Code, array: ir.Value, index: ir.Value | int = 0) -> ir.Value:
-    """A number of an array of single numbers, in all lanes."""
-    return code.everywhere(code.builder.load(number_at(code, array, index), typ=DOUBLE, align=8))
 
 
 @final
@@ -99,9 +92,9 @@ def _add_row(code: Code, pattern: Pattern, row: int, entries: Sequence[int], arr
     total = code.load(arrays[2], row)
     for entry in entries:
         column = pattern.columns[entry]
-        total = code.add(total, code.mul(_scalar(code, arrays[0], entry), code.load(arrays[1], column)))
+        total = code.add(total, code.mul(code.repeated(arrays[0], entry), code.load(arrays[1], column)))
         if len(arrays) > 3:
-            total = code.add(total, code.mul(code.load(arrays[3], entry), _scalar(code, arrays[4], column)))
+            total = code.add(total, code.mul(code.load(arrays[3], entry), code.repeated(arrays[4], column)))
     code.store(total, arrays[2], row)
 
 
@@ -126,9 +119,9 @@ def _emit_columns(kernels: Kernels, name: str, pattern: Pattern, columns: int, c
             with code.span(*edges) as inner:
                 row = code.number(rows, inner.index)
                 for copy in range(copies.count):
-                    numbers_here = number_at(code, numbers, copy * copies.numbers)
+                    numbers_here = code.number_at(numbers, copy * copies.numbers)
                     target = code.at(y, copy * copies.results)
-                    product = code.mul(_scalar(code, numbers_here, inner.index), value)
+                    product = code.mul(code.repeated(numbers_here, inner.index), value)
                     code.store(code.add(code.load(target, row), product), target, row)
 
 
@@ -148,12 +141,12 @@ def _emit_shared_solve(kernels: Kernels, f: Factorisation) -> None:
         for pivot in f.pivots:
             negative = b.fneg(values[pivot.state])
             for state, place in pivot.below:
-                values[state] = code.multiply_add(_scalar(code, lu, place), negative, values[state])
+                values[state] = code.multiply_add(code.repeated(lu, place), negative, values[state])
         for pivot in reversed(f.pivots):
             total = values[pivot.state]
             for state, place in pivot.right:
-                total = code.multiply_add(_scalar(code, lu, place), b.fneg(values[state]), total)
-            values[pivot.state] = b.fmul(total, _scalar(code, lu, pivot.place))
+                total = code.multiply_add(code.repeated(lu, place), b.fneg(values[state]), total)
+            values[pivot.state] = b.fmul(total, code.repeated(lu, pivot.place))
             code.store(values[pivot.state], y, pivot.state)
 
 
@@ -166,14 +159,14 @@ def _loop_shared_solve(code: Code, f: Factorisation, lu: ir.Value, right: ir.Val
         negative = b.fneg(code.load(y, state))
         with code.span(lower, stop) as inner:
             other = lists.state(inner.index)
-            rest = code.multiply_add(_scalar(code, lu, inner.index), negative, code.load(y, other))
+            rest = code.multiply_add(code.repeated(lu, inner.index), negative, code.load(y, other))
             code.store(rest, y, other)
     with code.loop(f.size) as i:
         state, place, upper, lower, _ = lists.pivot(b.sub(ir.Constant(INDEX, f.size - 1), i))
         with code.span(upper, lower, code.load(y, state)) as inner:
             known = b.fneg(code.load(y, lists.state(inner.index)))
-            inner.carried[0] = code.multiply_add(_scalar(code, lu, inner.index), known, inner.carried[0])
-        code.store(b.fmul(inner.carried[0], _scalar(code, lu, place)), y, state)
+            inner.carried[0] = code.multiply_add(code.repeated(lu, inner.index), known, inner.carried[0])
+        code.store(b.fmul(inner.carried[0], code.repeated(lu, place)), y, state)
 
 
 # Eight directions of a step
@@ -194,7 +187,7 @@ class _Push:
 
     def laid(self, name: str, offset: int = 0) -> ir.Value:
         """The address of single numbers."""
-        return number_at(self.code, self.bases[0], self.layout.laid.places[name] + offset)
+        return self.code.number_at(self.bases[0], self.layout.laid.places[name] + offset)
 
     def own(self, name: str, offset: int = 0) -> ir.Value:
         return self.code.at(self.bases[1], self.layout.own.places[name] + offset)
@@ -223,7 +216,7 @@ class _Push:
 
     def values(self, count: int, i: ir.Value) -> list[ir.Value]:
         """The first stages themselves."""
-        return [_scalar(self.code, self.laid("stages", j * self.states), i) for j in range(count)]
+        return [self.code.repeated(self.laid("stages", j * self.states), i) for j in range(count)]
 
     def add_to(self, array: ir.Value, index: ir.Value | int, value: ir.Value) -> None:
         self.code.store(self.code.add(self.code.load(array, index), value), array, index)
@@ -242,7 +235,7 @@ class _Push:
         for j, node in enumerate(self.nodes):
             later = code.add(self.moved(0), code.mul(vector(node), self.moved(1)))
             for e, state in enumerate(self.program.timed, start=len(self.program.rows)):
-                self.add_to(self.stage(j), state, code.mul(_scalar(code, self.slopes(j), e), later))
+                self.add_to(self.stage(j), state, code.mul(code.repeated(self.slopes(j), e), later))
 
     def keep_start(self) -> None:
         with self.code.loop(self.states) as i:
@@ -254,7 +247,7 @@ def _push_tsit5(push: _Push) -> None:
     code, n = push.code, push.states
     push.keep_start()
     push.drive()
-    size = _scalar(code, push.laid("size"))
+    size = code.repeated(push.laid("size"))
     for j in range(6):
         code.call("through", push.slopes(j), push.scratch("argument") if j else push.own("x"), push.stage(j))
         target = push.scratch("argument") if j < 5 else push.own("x")
@@ -268,7 +261,7 @@ def _push_tsit5(push: _Push) -> None:
 
 def _read_tsit5(push: _Push) -> None:
     code, n = push.code, push.states
-    size = _scalar(code, push.laid("size"))
+    size = code.repeated(push.laid("size"))
     code.call("through", push.slopes(6), push.own("x"), push.stage(6))
     with code.loop(n) as i:
         tangents, values = push.tangents(7, i), push.values(7, i) if push.moving else []
@@ -285,7 +278,7 @@ def _push_rodas5p(push: _Push) -> None:
     push.keep_start()
     push.drive()
     _bend(push)
-    size = _scalar(code, push.laid("size"))
+    size = code.repeated(push.laid("size"))
     inverse = code.builder.fdiv(vector(1.0), size)
     for j, (row, links) in enumerate(zip(rodas5p.A, rodas5p.COUPLING, strict=True)):
         with code.loop(n) as i:
@@ -297,7 +290,7 @@ def _push_rodas5p(push: _Push) -> None:
             if j:
                 value = code.add(value, code.mul(inverse, code.combine(links, tangents)))
             if push.moving:
-                turn = _scalar(code, push.laid("turn", j * n), i)
+                turn = code.repeated(push.laid("turn", j * n), i)
                 value = code.add(value, code.mul(push.moved(1), turn))
             code.store(value, push.scratch("right"), i)
         argument = push.scratch("argument") if j else push.own("x")
@@ -306,7 +299,7 @@ def _push_rodas5p(push: _Push) -> None:
         for e, state in enumerate(program.timed, start=len(program.rows)):
             change = code.mul(size, code.load(push.scratch("bends"), e))
             if push.moving:
-                change = code.add(change, code.mul(push.moved(1), _scalar(code, push.slopes(0), e)))
+                change = code.add(change, code.mul(push.moved(1), code.repeated(push.slopes(0), e)))
             push.add_to(push.scratch("right"), state, code.mul(vector(rodas5p.D[j]), change))
         code.call("solve_shared", push.laid("factors"), push.scratch("right"), push.stage(j))
     with code.loop(n) as i:
@@ -326,7 +319,7 @@ def _bend(push: _Push) -> None:
     if push.moving:
         start += len(d.bends_by_constants)
         for place, entry in enumerate(d.bends_by_time.rows, start=start):
-            slope = _scalar(code, push.laid("bends"), place)
+            slope = code.repeated(push.laid("bends"), place)
             push.add_to(push.scratch("bends"), entry, code.mul(slope, push.moved(0)))
 
 

@@ -44,8 +44,6 @@ class WeightGradient:
 
         Returns what has to be kept as long as the workspace is used. Arguments are as for `point_at_weights`.
         """
-        if not self._program.networks:
-            return None
         kept = np.empty((stack_size(self._program), LANES))
         sums = self._sums[share] = np.zeros(gradient_size(self._program))
         work.view(np.int64)[row : row + 3, 0] = [part.ctypes.data for part in (self._weights, kept, sums)]
