@@ -11,7 +11,7 @@ from mechanistic.arguments import filled
 from mechanistic.compile import RateField
 from mechanistic.errors import SolveError, nearest
 from mechanistic.model import KineticModel
-from mechanistic.native.sensing import Sensing
+from mechanistic.native.sensing import Sensing, refused
 from mechanistic.schedule import Schedule
 from mechanistic.simulate import compiled, simulate
 from mechanistic.solve.problem import AbstractSolver, Tolerance
@@ -133,7 +133,7 @@ def sensitivities(
     """
     field = compiled(system) if isinstance(system, KineticModel) else system
     if not isinstance(field, RateField):
-        raise _refused([f"`{type(field).__name__}` is not a compiled model"])
+        raise refused([f"`{type(field).__name__}` is not a compiled model"])
     doses = Schedule.none() if schedule is None else schedule
     names = tuple(field.parameter_names if by is None else by)
     _check(field, doses, names)
@@ -168,10 +168,6 @@ def _check(field: RateField, doses: Schedule, names: tuple[str, ...]) -> None:
         problems.append("`by` names nothing")
     if problems:
         raise SolveError("there are no such directions:", problems)
-
-
-def _refused(reasons: list[str]) -> SolveError:
-    return SolveError("there are no forward sensitivities of this; use `simulate` and `torch.autograd`:", reasons)
 
 
 def _units(names: Sequence[str], columns: Sequence[str]) -> Tensor:

@@ -5,7 +5,7 @@ subject. Kernels take the steps and say which lanes want something; nothing that
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +73,11 @@ class Places(NamedTuple):
     fresh: int
 
 
+def places_of(rows: Mapping[str, int]) -> Places:
+    """The rows of a workspace."""
+    return Places(*(rows[name] for name in Places._fields))
+
+
 class Control(NamedTuple):
     """Step control.
 
@@ -130,12 +135,25 @@ class Found(NamedTuple):
     carried: Any
 
 
+def room_for(subjects: int, outputs: int, states: int, stops: int, carried: int = 0) -> Found:
+    """Where results of so many subjects go, each with so many outputs and stops."""
+    status, culprit, nodes, attempts = (np.zeros(subjects, np.int64) for _ in range(4))
+    return Found(
+        np.full((subjects, outputs, states), np.nan), status, np.zeros(subjects), culprit, nodes, attempts,
+        np.full((subjects, stops), -1), np.zeros((subjects, states)), np.zeros((subjects, carried)),
+    )  # fmt: skip
+
+
 class Steps(NamedTuple):
     """Accepted steps: subject, node and segment of each as rows of `index`, start and size as rows of `at`; states."""
 
     index: Any
     at: Any
     x: Any
+
+    def first(self, count: int) -> "Steps":
+        """So many of them."""
+        return Steps(self.index[:, :count], self.at[:, :count], self.x[:count])
 
 
 class Lanes(NamedTuple):

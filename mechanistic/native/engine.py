@@ -5,11 +5,11 @@ from typing import final
 
 import torch
 
+from mechanistic.compile import RateField
 from mechanistic.errors import SolveError
 from mechanistic.native.flight import Flying
 from mechanistic.native.modes import Segmented, segmented
-from mechanistic.native.solver import Compiled, Known, refusals
-from mechanistic.solve.auto import Auto
+from mechanistic.native.solver import Compiled, Known, refusals, with_methods
 from mechanistic.solve.engine import AbstractEngine, Solved, Torch
 from mechanistic.solve.problem import AbstractSolver, Problem
 from mechanistic.solve.rodas5p import Rodas5P
@@ -40,23 +40,19 @@ class Native(AbstractEngine):
         """See `AbstractEngine.solve`."""
         threads = torch.get_num_threads() if self.threads is None else self.threads
         reasons = refusals(problem)
-        whole = "" if reasons else segmented(problem)
+        whole = None if reasons else segmented(problem)
         known = Known(problem, whole) if isinstance(whole, Segmented) else None
-        compiled = _compiled(solver, threads, known, bool(reasons) or known is not None)
-        if compiled is None:
-            reasons.insert(0, f"`{solver.name}` is not in compiled code; Tsit5(), Rodas5P() and Auto() are")
-        if compiled is not None and not reasons:
+        if isinstance(whole, str) and not isinstance(problem.field, RateField):
+            reasons.append("the model has networks, and events or conditions on states")
+
+        def wrap(method: Tsit5 | Rodas5P) -> AbstractSolver:
+            return Flying(method, threads) if isinstance(whole, str) else Compiled(method, threads, known)
+
+        compiled = with_methods(solver, wrap)
+        if isinstance(compiled, str):
+            reasons.insert(0, compiled)
+        elif not reasons:
             return Solved(compiled.solve(problem), "compiled code")
         if not self.fall_back:
             raise SolveError("compiled code cannot solve this; use `engine=Torch()`:", reasons)
         return Torch("; ".join(reasons)).solve(solver, problem)
-
-
-def _compiled(solver: AbstractSolver, threads: int, known: Known | None, smooth: bool) -> AbstractSolver | None:
-    """The solver in compiled code, for problems that are smooth between stops or not; None where there is none."""
-    if isinstance(solver, Tsit5 | Rodas5P):
-        return Compiled(solver, threads, known) if smooth else Flying(solver, threads)
-    if isinstance(solver, Auto):
-        explicit, stiff = (_compiled(each, threads, known, smooth) for each in (solver.explicit, solver.stiff))
-        return None if explicit is None or stiff is None else Auto(explicit, stiff)
-    return None

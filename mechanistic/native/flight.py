@@ -114,7 +114,7 @@ class Flights(AbstractFlights):
         method, problem = self._method, self._problem
         name = method.name.lower()
         self._calls = driver.calls_of(forward.address, name)
-        self._places = driver.Places(*(forward.workspace.places[row] for row in driver.Places._fields))
+        self._places = driver.places_of(forward.workspace.places)
         watch = UNWATCHED if crossings is None else crossings.watch(forward.address(f"{name}_dense"), self._graph)
         scales = problem.field.scales.detach().numpy().astype(np.float64)
         self._control = driver.Control(
@@ -169,18 +169,14 @@ class Flights(AbstractFlights):
             array(clocks.modes)[:, None], np.ascontiguousarray(times[:, columns]),
             np.ascontiguousarray(self._before[rows, columns]), self._known[rows], carried,
         )  # fmt: skip
-        found = driver.Found(
-            np.full((count, columns.stop - columns.start, n), np.nan), np.zeros(count, np.int64), np.zeros(count),
-            np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64), np.full((count, 2), -1),
-            np.zeros((count, n)), np.zeros((count, 5)),
-        )  # fmt: skip
+        found = driver.room_for(count, columns.stop - columns.start, n, 2, carried=5)
         steps: list[driver.Steps] = []
 
         def run(first: int, last: int) -> None:
             block = self._work.copy()
             made, number = driver.advance(self._calls, self._places, self._control, given, found, block, first, last)
             if self._graph:
-                steps.append(driver.Steps(made.index[:, :number], made.at[:, :number], made.x[:number]))
+                steps.append(made.first(number))
 
         in_shares(run, count, SHARE, self._threads)
         return _Way(rows, columns, given, found, steps)

@@ -12,8 +12,7 @@ from mechanistic.errors import SolveError
 from mechanistic.native.directional import directional, directions_of
 from mechanistic.native.gradient import Solve
 from mechanistic.native.modes import Segmented, segmented
-from mechanistic.native.solver import built, refusals, solve
-from mechanistic.solve.auto import Auto
+from mechanistic.native.solver import built, refusals, solve, with_methods
 from mechanistic.solve.engine import AbstractEngine, Solved
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Status
 from mechanistic.solve.rodas5p import Rodas5P
@@ -38,25 +37,20 @@ class Sensing(AbstractEngine):
     def solve(self, solver: AbstractSolver, problem: Problem) -> Solved:
         """See `AbstractEngine.solve`."""
         threads = torch.get_num_threads() if self.threads is None else self.threads
-        sensing = self._sensing(solver, threads)
+        sensing = with_methods(solver, lambda method: _Sensing(method, self, threads))
         reasons = refusals(problem)
-        if sensing is None:
-            reasons.insert(0, f"`{solver.name}` is not in compiled code; Tsit5(), Rodas5P() and Auto() are")
+        if isinstance(sensing, str):
+            reasons.insert(0, sensing)
         if not reasons and isinstance(whole := segmented(problem), str):
             reasons.append(whole)
-        if sensing is None or reasons:
-            raise SolveError(
-                "there are no forward sensitivities of this; use `simulate` and `torch.autograd`:", reasons
-            )
+        if isinstance(sensing, str) or reasons:
+            raise refused(reasons)
         return Solved(sensing.solve(problem), "compiled code")
 
-    def _sensing(self, solver: AbstractSolver, threads: int) -> AbstractSolver | None:
-        if isinstance(solver, Tsit5 | Rodas5P):
-            return _Sensing(solver, self, threads)
-        if isinstance(solver, Auto):
-            explicit, stiff = self._sensing(solver.explicit, threads), self._sensing(solver.stiff, threads)
-            return None if explicit is None or stiff is None else Auto(explicit, stiff)
-        return None
+
+def refused(reasons: list[str]) -> SolveError:
+    """What to say where there are none."""
+    return SolveError("there are no forward sensitivities of this; use `simulate` and `torch.autograd`:", reasons)
 
 
 @final

@@ -23,6 +23,7 @@ from mechanistic.native.program import Program
 from mechanistic.native.shares import array, in_shares
 from mechanistic.native.watching import UNWATCHED
 from mechanistic.native.weights import point_at_weights
+from mechanistic.solve.auto import Auto
 from mechanistic.solve.gradient import Record
 from mechanistic.solve.method import AbstractMethod
 from mechanistic.solve.problem import AbstractSolver, Outcome, Problem, Statistics, Status
@@ -73,7 +74,10 @@ class Compiled(AbstractSolver):
 
 
 def refusals(problem: Problem) -> list[str]:
-    """Why a problem cannot be solved in compiled code; empty when it can."""
+    """Why a problem has no compiled code, or compiled code cannot solve it; empty when it can.
+
+    Whether that takes flights, which networks have none of, is left to `segmented`.
+    """
     field, discrete, kind = problem.field, problem.field.discrete, problem.initial
     found = []
     if field.mass is not None:
@@ -89,9 +93,18 @@ def refusals(problem: Problem) -> list[str]:
         return [program]
     if built(field) is None:
         return ["the Jacobian of the model has too many entries to be factored without pivoting"]
-    if not isinstance(field, RateField) and not isinstance(segmented(problem), Segmented):
-        return ["the model has networks, and events or conditions on states"]
     return []
+
+
+def with_methods(solver: AbstractSolver, wrap: Callable[[Tsit5 | Rodas5P], AbstractSolver]) -> AbstractSolver | str:
+    """The solver with its methods wrapped, or in a sentence why there is no compiled code for it."""
+    if isinstance(solver, Tsit5 | Rodas5P):
+        return wrap(solver)
+    if isinstance(solver, Auto):
+        explicit, stiff = with_methods(solver.explicit, wrap), with_methods(solver.stiff, wrap)
+        if not isinstance(explicit, str) and not isinstance(stiff, str):
+            return Auto(explicit, stiff)
+    return f"`{solver.name}` is not in compiled code; Tsit5(), Rodas5P() and Auto() are"
 
 
 def mended(outcome: Outcome, method: AbstractMethod, problem: Problem) -> Outcome:
@@ -133,8 +146,7 @@ def solve(
     """Solves a batch of a field that is smooth between stops; see `AbstractSolver.solve`."""
     problem = whole.problem
     recording = wants_gradient(problem)
-    learned = isinstance(problem.field, AbstractCoupled) and forward.program.networks
-    weights = cast(AbstractCoupled, problem.field).weights() if learned else None
+    weights = cast(AbstractCoupled, problem.field).weights() if forward.program.networks else None
     solved = _solved(forward, method, whole, threads, recording, weights)
     states, status, reached, culprit, nodes, attempts = (torch.from_numpy(part) for part in solved.found[:6])
     if recording:
@@ -168,11 +180,7 @@ def _solved(
     batch, count = problem.times.shape
     n = problem.initial.shape[1]
     given = _given(forward, whole)
-    found = driver.Found(
-        np.full((batch, count, n), np.nan), np.zeros(batch, np.int64), np.zeros(batch), np.zeros(batch, np.int64),
-        np.zeros(batch, np.int64), np.zeros(batch, np.int64), np.full(given.stops.shape, -1), np.zeros((batch, n)),
-        np.empty((0, 0)),
-    )  # fmt: skip
+    found = driver.room_for(batch, count, n, given.stops.shape[1])
     explicit = isinstance(method, Tsit5)
     scales = problem.field.scales.detach().numpy().astype(np.float64)
     tolerance = problem.tolerance
@@ -182,7 +190,7 @@ def _solved(
     )
     name = method.name.lower()
     calls = driver.calls_of(forward.address, name)
-    places = driver.Places(*(forward.workspace.places[field] for field in driver.Places._fields))
+    places = driver.places_of(forward.workspace.places)
     steps: list[driver.Steps] = []
 
     def run(first: int, last: int) -> None:
@@ -190,7 +198,7 @@ def _solved(
         point_at_weights(work, places.held + given.held.shape[2], numbers)
         made, number = driver.advance(calls, places, control, given, found, work, first, last)
         if recording:
-            steps.append(driver.Steps(made.index[:, :number], made.at[:, :number], made.x[:number]))
+            steps.append(made.first(number))
 
     in_shares(run, batch, SHARE, threads)
     return _Solved(given, found, steps)
