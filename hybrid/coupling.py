@@ -295,6 +295,10 @@ class ParameterCurve(nn.Module):
         return f"`{self.parameter}` follows a measured curve"
 
 
+Coupling = FluxResidual | ParameterDrive | ParameterCurve
+"""What couples a network, or what was measured, to a mechanism."""
+
+
 def _learned_reactions(model: KineticModel, extra: Sequence[str], along: Sequence[str]) -> list[Reaction]:
     known = {reaction.name: reaction for reaction in model.reactions}
     problems = [f"`{name}` is not a reaction{nearest(name, known)}" for name in along if name not in known]

@@ -7,16 +7,14 @@ from typing import Any, cast, final
 
 from torch import Tensor, nn
 
-from hybrid.coupling import FluxResidual, Gate, ParameterCurve, ParameterDrive
+from hybrid.coupling import Coupling, FluxResidual, Gate, ParameterCurve, ParameterDrive
 from hybrid.parameters import AbstractBijection, Exp, Identity, Logit, LogLogit
 from mechanistic.compile import RateField
-from mechanistic.compile.coupled import Coupled, Dense
+from mechanistic.compile.coupled import Coupled, Dense, logistic
 from mechanistic.compile.tape import Tape, TapeBuilder
 from neural.latent_field import LatentField
 from neural.networks import ScaledNetwork
 from neural.scaling import Compression, FixedScaling
-
-Coupling = FluxResidual | ParameterDrive | ParameterCurve
 
 MOST_POINTS = 200
 """Points of a measured curve: all are gone through at every evaluation."""
@@ -258,8 +256,8 @@ COMPRESSIONS: dict[Compression, Callable[[TapeBuilder, int], int]] = {
 
 
 def _logit_forward(writer: Writer, map_: Any, u: int) -> int:
-    b, one = writer.builder, writer.number(1.0)
-    share = b.apply("div", one, b.apply("add", one, b.apply("exp", b.apply("neg", u))))
+    b = writer.builder
+    share = logistic(b, u)
     return b.apply("add", writer.number(map_.lower), b.apply("mul", writer.number(map_.upper - map_.lower), share))
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor, nn
 
-from hybrid.coupling import CouplingError, FluxResidual, ParameterCurve, ParameterDrive
+from hybrid.coupling import Coupling, CouplingError, FluxResidual, ParameterDrive
 from hybrid.described import Anatomy, describe, weights_of
 from hybrid.discrete import DrivenDiscrete
 from mechanistic.compile import RateField
@@ -14,8 +14,6 @@ from mechanistic.compile.coupled import AbstractCoupled, Coupled
 from mechanistic.errors import nearest
 from mechanistic.field import AbstractDiscrete, Constraints, Linearisation
 from neural.latent_field import LatentField
-
-Coupling = FluxResidual | ParameterDrive | ParameterCurve
 
 
 @final

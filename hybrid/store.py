@@ -29,10 +29,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from hybrid.coupling import FluxResidual, ParameterCurve, ParameterDrive
+from hybrid.coupling import Coupling, FluxResidual, ParameterCurve, ParameterDrive
 from hybrid.covariates import Category, Linear, Power
 from hybrid.data import Cohort
-from hybrid.field import Coupling, HybridField
+from hybrid.field import HybridField
 from hybrid.noise import Additive, Combined, CombinedLinear, LogNormalNoise, NoiseModel, Proportional
 from hybrid.objective import Unknowns
 from hybrid.parameters import (

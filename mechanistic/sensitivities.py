@@ -13,7 +13,7 @@ from mechanistic.errors import SolveError, nearest
 from mechanistic.model import KineticModel
 from mechanistic.native.sensing import Sensing, refused
 from mechanistic.schedule import Schedule
-from mechanistic.simulate import compiled, simulate
+from mechanistic.simulate import as_field, simulate
 from mechanistic.solve.problem import AbstractSolver, Tolerance
 from mechanistic.solve.solution import Solution
 
@@ -131,7 +131,7 @@ def sensitivities(
         SolveError: lists unknown names, and says why there are no forward sensitivities of a system.
         ScheduleError: for doses that do not fit the system.
     """
-    field = compiled(system) if isinstance(system, KineticModel) else system
+    field = as_field(system)
     if not isinstance(field, RateField):
         raise refused([f"`{type(field).__name__}` is not a compiled model"])
     doses = Schedule.none() if schedule is None else schedule

@@ -59,7 +59,7 @@ def simulate(
         SolveError: lists unknown names and arguments whose shapes do not fit.
         ScheduleError: for doses that do not fit the system.
     """
-    field = _field(system)
+    field = as_field(system)
     problems: list[str] = []
     prepared = Prepared(field, Request(times, schedule, start, before, solver, tolerance, engine), problems)
     p = filled(parameters, field.nominal(), field.parameter_names, "parameter", problems)
@@ -90,10 +90,11 @@ def prepare(
         ScheduleError: for doses that do not fit the system.
     """
     problems: list[str] = []
-    prepared = Prepared(_field(system), Request(times, schedule, start, before, solver, tolerance, engine), problems)
+    prepared = Prepared(as_field(system), Request(times, schedule, start, before, solver, tolerance, engine), problems)
     raise_problems(problems)
     return prepared
 
 
-def _field(system: KineticModel | AbstractVectorField) -> AbstractVectorField:
+def as_field(system: KineticModel | AbstractVectorField) -> AbstractVectorField:
+    """The compiled form of a model; a field is what it is."""
     return compiled(system) if isinstance(system, KineticModel) else system

@@ -85,7 +85,7 @@ class AbstractCoupled(AbstractVectorField):
 
     @abstractmethod
     def coupled(self) -> Coupled | str:
-        """The description, or in a sentence why there is none; neither changes while the field exists."""
+        """The description, or in a sentence why there is none; it follows from the modules of the field and buffers."""
 
     @abstractmethod
     def weights(self) -> Tensor:
@@ -118,13 +118,14 @@ def activation(name: str) -> Activation:
     return Activation(b.finish(outputs))
 
 
-def _logistic(b: TapeBuilder, x: int) -> int:
+def logistic(b: TapeBuilder, x: int) -> int:
+    """`1 / (1 + e^-x)`."""
     return b.apply("div", b.constant(1.0), b.apply("add", b.constant(1.0), b.apply("exp", b.apply("neg", x))))
 
 
 def _sigmoid(b: TapeBuilder, x: int) -> int:
     # Below it the value is no normal number, and the quotients of its derivatives would be `inf / inf`.
-    return _logistic(b, b.apply("max", x, b.constant(-700.0)))
+    return logistic(b, b.apply("max", x, b.constant(-700.0)))
 
 
 def _softplus(b: TapeBuilder, x: int) -> int:

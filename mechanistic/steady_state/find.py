@@ -10,7 +10,7 @@ from mechanistic.arguments import common_batch, converted, filled
 from mechanistic.errors import SolveError
 from mechanistic.field import AbstractVectorField
 from mechanistic.model import KineticModel
-from mechanistic.simulate import compiled, simulate
+from mechanistic.simulate import as_field, simulate
 from mechanistic.solve.engine import AbstractEngine
 from mechanistic.solve.problem import AbstractSolver, Tolerance
 from mechanistic.solve.rodas5p import Rodas5P
@@ -57,7 +57,7 @@ def steady_state(
         SolveError: lists unknown names, arguments whose shapes do not fit, and delays, algebraic equations and fast
             reactions, whose rest is not found here. What has no rest has a `RestStatus`, never an exception.
     """
-    field = compiled(system) if isinstance(system, KineticModel) else system
+    field = as_field(system)
     problems = _refusals(field)
     nominal = field.nominal()
     p = filled(parameters, nominal, field.parameter_names, "parameter", problems)

@@ -69,9 +69,7 @@ def _by_parameters(part: Balance, x: Tensor, adjoint: Tensor, weights: list[Tens
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases: a rest within the graph depends on parameters itself, and that way must not be gone.
-        p, *own = [
-            w.view_as(w) if graph and w.requires_grad else w.detach().requires_grad_() for w in (part.p, *weights)
-        ]
+        p, *own = [_alias(value, graph) for value in (part.p, *weights)]
         at = x if graph else x.detach()
         replaced = {name: value for (name, _), value in zip(_learnable(part), own, strict=True)}
         rates = (

@@ -10,7 +10,7 @@ from mechanistic.field import AbstractVectorField
 from mechanistic.simulate import simulate
 from mechanistic.solve.engine import AbstractEngine
 from mechanistic.solve.problem import AbstractSolver, Status, Tolerance
-from mechanistic.steady_state.judgement import UNDECIDED, judge, modes
+from mechanistic.steady_state.judgement import PATIENT, UNDECIDED, judge, modes
 from mechanistic.steady_state.newton import Balance
 from mechanistic.steady_state.result import RestStatus
 from mechanistic.steady_state.totals import Totals, totals_at
@@ -84,7 +84,7 @@ class Search:
     def run(self) -> Found:
         """The outcome for every row."""
         span = typical_time(self._field, self._start, self._initial, self._p)
-        patient, end = self._start + 1e4 * span, self._start + TYPICAL * span
+        patient, end = self._start + PATIENT * span, self._start + TYPICAL * span
         for _ in range(ROUNDS):
             rows = (self._status == UNDECIDED).nonzero().squeeze(-1)
             if not len(rows):

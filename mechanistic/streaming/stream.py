@@ -22,7 +22,7 @@ from mechanistic.field import AbstractVectorField
 from mechanistic.model import KineticModel
 from mechanistic.prepared import DEFAULT
 from mechanistic.schedule import Schedule
-from mechanistic.simulate import compiled
+from mechanistic.simulate import as_field
 from mechanistic.solve.auto import Auto
 from mechanistic.solve.engine import AbstractEngine
 from mechanistic.solve.problem import AbstractSolver, Status, Tolerance
@@ -140,7 +140,7 @@ def simulate_to(
     """
     place, kind = Path(path).absolute(), _format(Path(path))
     _check_place(place, resume)
-    field = compiled(system) if isinstance(system, KineticModel) else system
+    field = as_field(system)
     given = Given.of(times=times, parameters=parameters, schedule=schedule, initial=initial, start=start, before=before)
     solving = Solving(solver or Auto(), tolerance or Tolerance(), engine or DEFAULT)
     work = prepared(field, given, solving, Choices(count, subjects, observables, dtype, chunk))
