@@ -1,5 +1,6 @@
 """Rows whose result is one number and its gradient: an array a tolerance, with an error beside the time."""
 
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -8,7 +9,7 @@ import numpy as np
 from benchmarks.compare import Point, seconds_at
 from benchmarks.exchange import Answer
 from benchmarks.rows import Row
-from benchmarks.solving import USUAL, Curve, Result
+from benchmarks.solving import RTOLS, USUAL, Curve, Plan, Result
 
 WANTED = 1e-5
 """The error that a gradient may have at most where tools are compared."""
@@ -61,6 +62,23 @@ def judged(
     smallest, fastest = min(found, key=lambda pair: pair[0])
     error = compared_at(fastest, wanted)
     return Result(row, smallest, error, fastest.tool, "", disagreement, (ours, *peers))
+
+
+Ask = Callable[[str, tuple[float, ...], int], Answer]
+"""Name of a peer, or `reference`, tolerances and timed runs to its answer."""
+
+
+def beside(
+    row: Row, plan: Plan, levels: tuple[float, float], ours: Callable[[], Answer], ask: Ask, wanted: float = WANTED
+) -> Result:
+    """The row against its peers; the reference has the second of two tolerances, and how far they are apart is kept."""
+    answer = ask("reference", levels, 1)
+    if answer.problem:
+        return Result(row, problem=f"no reference: {answer.problem}")
+    looser, reference = (np.load(point.states) for point in answer.points)
+    mine = curve(ours(), reference)
+    peers = [curve(ask(peer, RTOLS, plan.repeats), reference) for peer in row.peers]
+    return judged(row, mine, peers, gradient_error(looser, reference), wanted)
 
 
 def answer_path(folder: Path, tool: str) -> Path:

@@ -3,11 +3,9 @@
 import sys
 from dataclasses import replace
 
-import numpy as np
-
 from benchmarks import likelihood
-from benchmarks.evaluating import answer_path, curve, gradient_error, judged
-from benchmarks.exchange import Request
+from benchmarks.evaluating import answer_path, beside
+from benchmarks.exchange import Answer, Request
 from benchmarks.rows import Row
 from benchmarks.solving import RTOLS, Plan, Result, run
 
@@ -27,14 +25,12 @@ def measure(row: Row, plan: Plan) -> Result:
     request = Request(
         str(folder), str(answer_path(folder, "ours")), RTOLS, 1, 1, plan.budget, plan.repeats, False, options
     )
-    asked = replace(request, answer=str(answer_path(folder, "reference")), rtols=(1e-11, 1e-12), repeats=1)
-    answer = run("benchmarks.peers.reference_gradient", asked, str(plan.python), plan.limit)
-    if answer.problem:
-        return Result(row, problem=f"no reference: {answer.problem}")
-    looser, reference = (np.load(point.states) for point in answer.points)
-    ours = curve(run("benchmarks.ours_gradient", request, sys.executable, plan.limit), reference)
-    peers = []
-    for peer in row.peers:
-        asked = replace(request, answer=str(answer_path(folder, peer)))
-        peers.append(curve(run(f"benchmarks.peers.{peer}_gradient", asked, str(plan.python), plan.limit), reference))
-    return judged(row, ours, peers, gradient_error(looser, reference))
+
+    def ask(peer: str, rtols: tuple[float, ...], repeats: int) -> Answer:
+        asked = replace(request, answer=str(answer_path(folder, peer)), rtols=rtols, repeats=repeats)
+        return run(f"benchmarks.peers.{peer}_gradient", asked, str(plan.python), plan.limit)
+
+    def ours() -> Answer:
+        return run("benchmarks.ours_gradient", request, sys.executable, plan.limit)
+
+    return beside(row, plan, (1e-11, 1e-12), ours, ask)

@@ -2,12 +2,9 @@
 
 import sys
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
-
-from benchmarks.evaluating import answer_path, curve, gradient_error, judged
-from benchmarks.exchange import Request
+from benchmarks.evaluating import answer_path, beside
+from benchmarks.exchange import Answer, Request
 from benchmarks.ours_training import batch
 from benchmarks.rows import Row
 from benchmarks.solving import RTOLS, Plan, Result, run
@@ -24,15 +21,12 @@ def measure(row: Row, plan: Plan) -> Result:
     batch().write(folder / "batch.npz")
     request = Request(str(folder), str(answer_path(folder, "ours")), RTOLS, 1, 1, plan.budget, plan.repeats)
 
-    def peer(name: str, rtols: tuple[float, ...], repeats: int) -> Any:
+    def ask(name: str, rtols: tuple[float, ...], repeats: int) -> Answer:
         asked = replace(request, answer=str(answer_path(folder, name.replace(" ", "_"))), rtols=rtols, repeats=repeats,
                         options={"clock": name})  # fmt: skip
         return run("benchmarks.peers.diffrax_training", asked, str(plan.python), plan.limit)
 
-    answer = peer("reference", (1e-10, 1e-11), 1)
-    if answer.problem:
-        return Result(row, problem=f"no reference: {answer.problem}")
-    looser, reference = (np.load(point.states) for point in answer.points)
-    ours = curve(run("benchmarks.ours_training", request, sys.executable, plan.limit), reference)
-    peers = [curve(peer(name, RTOLS, plan.repeats), reference) for name in row.peers]
-    return judged(row, ours, peers, gradient_error(looser, reference), KINKED)
+    def ours() -> Answer:
+        return run("benchmarks.ours_training", request, sys.executable, plan.limit)
+
+    return beside(row, plan, (1e-10, 1e-11), ours, ask, KINKED)

@@ -9,11 +9,6 @@ from mechanistic import Event, KineticModel, Parameter, Reaction, RestStatus, St
 from tests.mechanistic.steady_state.models import CENTRE, ISOMERS, SWITCH, A, X
 
 
-def fed(name, rate):
-    """One state that is made at a rate and lost."""
-    return KineticModel(name, [State("A", 1.0)], reactions=[Reaction("in", "-> A", rate), Reaction("out", "A ->", A)])
-
-
 def refused(rest, *statuses):
     assert rest.status in statuses, rest
     assert rest.states.isnan().all()
